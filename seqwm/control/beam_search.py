@@ -30,7 +30,7 @@ from torch import Tensor
 Objective = Literal["return", "goal", "likelihood"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
     """How wide, how deep and how daring a search is.
 
@@ -38,7 +38,8 @@ class SearchOptions:
         horizon: transitions that a plan looks ahead, H.
         beams: plans kept after each transition.
         expansion: action sequences tried for each of them (and, for likelihood, observations).
-        context: logged transitions the search stands on, the present one included.
+        context: transitions of the past that the search stands on, the present one included; null takes what the
+            model's context leaves beside the horizon.
         sample: draw proposals from the model's distribution; otherwise take the likeliest.
         action_top_k, action_nucleus: actions come from the likeliest k codes of each column, and from the smallest set
             of codes that holds this share of probability; 0 and 1 are no limit. (The published `cdf_act` names the
@@ -50,7 +51,7 @@ class SearchOptions:
     horizon: int = 5
     beams: int = 32
     expansion: int = 2
-    context: int = 5
+    context: int | None = None
     sample: bool = True
     action_top_k: int = 0
     action_nucleus: float = 0.4
@@ -60,15 +61,16 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         for name in ("horizon", "beams", "expansion", "context", "plan_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"planner.{name} is {getattr(self, name)}; expected 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: found {value}, expected at least 1")
         for name in ("action_nucleus", "observation_nucleus"):
             if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"planner.{name} is {getattr(self, name)}; expected a share above 0, at most 1")
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected a share above 0 and at most 1")
         if self.plan_every > self.horizon:
             raise ValueError(
-                f"planner.plan_every is {self.plan_every} and planner.horizon {self.horizon}; "
-                "a plan cannot be followed beyond its end: lower the first or raise the second"
+                f"plan_every: found {self.plan_every}, expected at most the horizon, {self.horizon}: "
+                "a plan cannot be followed beyond its end"
             )
 
 
@@ -190,7 +192,7 @@ def beam_search(
         raise ValueError(f"objective '{objective}' {'needs a goal' if goal is None else 'takes no goal'}")
     noise = _Noise(keys) if options.sample and keys is not None else None
     if options.sample and noise is None:
-        raise ValueError("a search that samples needs keys; pass them or set planner.sample to false")
+        raise ValueError("a search that samples needs keys; pass them or set `sample` to false")
     layout, imitates = model.layout, objective == "likelihood"
     actions = range(layout.observation, layout.reward + imitates)  # imitation proposes rewards like actions
     observation = range(layout.observation)

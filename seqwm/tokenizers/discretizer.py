@@ -16,7 +16,7 @@ Trajectory Transformer: Janner, Li and Levine, "Offline Reinforcement Learning a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,12 +39,14 @@ class Column:
         name: what errors call it, for example 'observation[3]'.
         binning: bins of equal width, bins of equal content, or integers that are codes already.
         first, count: the integers first .. first + count - 1 of a discrete column.
+        alone: a value that shares its bin with no other, however rare it is: a penalty that stands for an end.
     """
 
     name: str
     binning: Binning
     first: int = 0
     count: int = 0
+    alone: float | None = None
 
 
 class Discretizer(nn.Module):
@@ -78,40 +80,18 @@ class Discretizer(nn.Module):
         self.register_buffer("high", torch.zeros(columns))
 
     @classmethod
-    def fit(
-        cls,
-        columns: Sequence[Column],
-        data: Iterable[NDArray[Any]],
-        bins: int,
-        *,
-        must_vary: Collection[str] = (),
-    ) -> Discretizer:
+    def fit(cls, columns: Sequence[Column], data: Iterable[NDArray[Any]], bins: int) -> Discretizer:
         """Fitted on training data.
 
         Args:
             columns: how each column is binned.
             data: the training values of each column in turn, [N]; read one after the other, so a generator will do.
             bins: the most bins a binned column gets.
-            must_vary: names of columns that are useless with a single value.
 
         Raises:
-            DataError: a column holds NaN or infinity, a discrete one holds something else than its integers, or one
-                that must vary has a single value.
+            DataError: a column holds NaN or infinity, or a discrete one holds something else than its integers.
         """
         fitted = [_fit_column(column, values, bins) for column, values in zip(columns, data, strict=True)]
-        problems = [
-            Problem(
-                "constant-column",
-                f"the single value {fit.low:g}",
-                "at least two values",
-                "leave the column out, or name data in which it varies",
-                column=column.name,
-            )
-            for column, fit in zip(columns, fitted, strict=True)
-            if column.name in must_vary and fit.low == fit.high
-        ]
-        if problems:
-            raise DataError(problems)
         discretizer = cls(len(columns), max(len(fit.values) for fit in fitted))
         for index, fit in enumerate(fitted):
             count = len(fit.values)
@@ -164,7 +144,10 @@ def _fit_column(column: Column, data: NDArray[Any], bins: int) -> _Fit:
     if column.binning == "discrete":
         return _fit_discrete(column, data)
     distinct, counts = np.unique(narrow, return_counts=True)
+    apart = _edges_around(distinct, column.alone)
+    bins = max(bins - len(apart), 1)
     cuts = _uniform_edges(distinct, bins) if column.binning == "uniform" else _quantile_edges(distinct, counts, bins)
+    cuts = np.union1d(cuts, apart)
     codes = np.searchsorted(cuts, distinct, side="right")
     return _Fit(cuts, _bin_values(cuts, distinct, counts, codes), float(distinct[0]), float(distinct[-1]))
 
@@ -197,6 +180,18 @@ def _quantile_edges(distinct: NDArray[np.float32], counts: NDArray[np.int64], bi
         # A bin begins at the first value with i whole shares before it; rounding of the sum must not delay that.
         firsts = np.unique(np.searchsorted(before, np.arange(1, bins) * share - 1e-9 * share * bins))
         firsts = firsts[firsts < len(distinct)]
+    return _between(distinct, firsts)
+
+
+def _edges_around(distinct: NDArray[np.float32], value: float | None) -> NDArray[np.float32]:
+    """The edges that part one of the values from its neighbours."""
+    place = np.flatnonzero(distinct == np.float32(value)) if value is not None else np.zeros(0, np.int64)
+    firsts = np.concatenate([place, place + 1])
+    return _between(distinct, firsts[(firsts > 0) & (firsts < len(distinct))])
+
+
+def _between(distinct: NDArray[np.float32], firsts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Edges halfway between the named values and those before them; above the lower one, at most the upper."""
     below, above = distinct[firsts - 1], distinct[firsts]
     middle = (0.5 * below.astype(np.float64) + 0.5 * above).astype(np.float32)
     return np.where(middle > below, middle, above)

@@ -167,8 +167,12 @@ def test_a_discrete_column_with_other_values_is_refused() -> None:
         Discretizer.fit([Column("action", "discrete", 0, 3)], [np.array([0, 3])], 4)
 
 
-def test_a_constant_column_is_refused_only_where_it_must_vary() -> None:
-    columns, data = [Column("reward", "quantile")], [np.ones(5, np.float32)]
-    assert Discretizer.fit(columns, data, 4).counts.tolist() == [1]
-    with pytest.raises(DataError, match=r"column 'reward'.*the single value 1; expected at least two values"):
-        Discretizer.fit(columns, data, 4, must_vary=["reward"])
+@pytest.mark.parametrize("binning", ["uniform", "quantile"])
+@pytest.mark.parametrize("value", [-100.0, 0.5, 9.0])
+def test_a_value_that_stands_alone_keeps_its_bin_to_itself(binning: Binning, value: float) -> None:
+    data = np.concatenate([np.linspace(0, 1, 1000), [value]]).astype(np.float32)
+    discretizer = Discretizer.fit([Column("reward", binning, alone=value)], [data], 20)
+    codes = discretizer.encode(torch.from_numpy(data)[:, None])[:, 0]
+    assert int(discretizer.counts[0]) <= 20
+    assert int((codes == codes[-1]).sum()) == 1
+    assert float(discretizer.decode(codes[-1:, None])) == value
