@@ -332,6 +332,8 @@ def _propose(
     log_probability = beams.logits.new_zeros(environments, parents, 1)  # as the model has it
     allowed = log_probability  # within the limits, renormalised
     perturbed = log_probability
+    ended = beams.ended[..., None]  # of the children
+    stop = beams.logits.shape[-1] - 1
     codes: list[Tensor] = []
     for column in columns:
         logits = beams.logits.view(environments, parents, children, -1)
@@ -342,8 +344,8 @@ def _propose(
             limited = _limit(model_step, *limits)
             itself = torch.full_like(limited[:1, :1, :1], -torch.inf)
             itself[..., 0] = 0
-            limited = torch.where(beams.ended[..., None, None], itself, limited)
-            model_step = torch.where(beams.ended[..., None, None], itself, model_step)
+            limited = torch.where(ended[..., None], itself, limited)
+            model_step = torch.where(ended[..., None], itself, model_step)
             options = allowed[..., None] + limited
             ranks = options if noise is None else noise.perturb(options, perturbed, (depth, column))
             vocabulary = options.shape[-1]
@@ -352,13 +354,14 @@ def _propose(
             allowed = options.flatten(2).gather(2, place)
             log_probability = log_probability.gather(2, chosen) + model_step.flatten(2).gather(2, place)
             codes = [earlier.gather(2, chosen) for earlier in codes]
+            ended = ended.gather(2, chosen) | (token == stop)
             if children == 1 and token.shape[2] > 1:
                 beams.memory = beams.memory.fork(token.shape[2])
             elif children > 1:
                 beams.memory = beams.memory.keep(chosen)
             children = token.shape[2]
         codes.append(token)
-        beams.logits = model.extend(beams.memory, token.flatten(1), column)
+        beams.logits = model.extend(beams.memory, token.flatten(1) % stop, column)
     return _descend(beams, depth, columns, torch.stack(codes, -1), allowed, log_probability)
 
 
