@@ -61,4 +61,8 @@ class MissingPackageError(SeqwmError):
 
 
 class TrainingError(SeqwmError):
-    """Training cannot go on."""
+    """Training cannot go on; `step` is the number of the update that failed, where one did."""
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        self.step = step
+        super().__init__(message)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 
@@ -22,7 +24,13 @@ class Options:
             raise ValueError(f"dropout: found {self.dropout}, expected a share in [0, 1)")
 
 
+def build(options, store):
+    return Linear(store.spaces.observation.shape[0], store.spaces.action.shape[0], options.dropout)
+
+
 class Linear(nn.Module):
+    window_length = 5
+
     def __init__(self, observation: int, action: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.layer = nn.Linear(observation, 16)
@@ -36,5 +44,6 @@ class Linear(nn.Module):
         loss = errors[batch.valid].mean()
         return loss, {"action_error": loss.detach().sqrt()}
 
-    def policy(self, target_returns=None):
-        raise NotImplementedError
+    def save_pretrained(self, folder):
+        Path(folder).mkdir()
+        save_file(self.state_dict(), Path(folder) / "model.safetensors")
