@@ -27,7 +27,8 @@ def test_a_figure_says_what_it_was_measured_on(monkeypatch):
 def test_the_commit_is_that_of_the_checkout_and_none_elsewhere(tmp_path, monkeypatch):
     if not (shipped_folder() / ".git").exists():
         pytest.skip("not a git checkout")
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=shipped_folder(), capture_output=True, text=True, check=True)
+    git = ["git", "-C", str(shipped_folder()), "rev-parse", "HEAD"]
+    head = subprocess.run(git, capture_output=True, text=True, check=True)
     assert re.fullmatch(r"[0-9a-f]{40}\+?", provenance()["commit"])
     assert provenance()["commit"].rstrip("+") == head.stdout.strip()
     monkeypatch.setattr(module, "shipped_folder", lambda: tmp_path)
