@@ -81,7 +81,10 @@ def leaf_spaces(space: Space[Any], prefix: str = "") -> dict[str, Space[Any]]:
 def is_image(space: Space[Any]) -> bool:
     """Whether a leaf holds images: a uint8 Box [H, W, C] with 1, 3 or 4 channels."""
     return (
-        isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] in (1, 3, 4)
+        isinstance(space, spaces.Box)
+        and space.dtype == np.uint8
+        and len(space.shape) == 3
+        and space.shape[2] in (1, 3, 4)
     )
 
 

@@ -37,7 +37,9 @@ class Problem:
 
     def __str__(self) -> str:
         place = [self.file] if self.file else []
-        place += [f"{name} {value}" for name, value in (("episode", self.episode), ("step", self.step)) if value is not None]
+        place += [
+            f"{name} {value}" for name, value in (("episode", self.episode), ("step", self.step)) if value is not None
+        ]
         place += [f"column '{self.column}'"] if self.column else []
         where = ", ".join(place)
         return f"{where}{': ' if where else ''}[{self.check}] found {self.found}; expected {self.expected}; {self.mend}"

@@ -1,0 +1,120 @@
+"""`seqwm.load`: any source to a store, converted once and found again by content.
+
+A source is read and checked into a temporary folder, which is renamed into the cache when every episode has passed, so
+nothing half is ever there. The cache is keyed by what the files contain (a file's digest is remembered by its path,
+size and modification time, so that opening again takes milliseconds). It lies in SEQWM_CACHE, or ~/.cache/seqwm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from seqwm.core.errors import DataError
+from seqwm.core.types import Episode
+from seqwm.data import segment
+from seqwm.data.problems import Findings, Problem
+from seqwm.data.sources import Source, open_source
+from seqwm.data.store import TrajectoryStore
+
+IMPORTER_VERSION = 1
+"""Part of the cache key; raised when a reader changes what it makes of the same files."""
+
+
+def load(source: str | Path, *, cache: bool = True, progress: bool = False) -> TrajectoryStore:
+    """The store of a source: 'minari:ID', 'hf:user/name', 'lerobot:...', 'd4rl:file.hdf5', or a path.
+
+    Args:
+        source: see `seqwm.data.sources`; a folder that is a store is opened as it is.
+        cache: keep the converted store for next time; a temporary folder otherwise.
+        progress: show a progress bar while converting.
+
+    Raises:
+        DataError: naming file, episode, step, column and the mend of what is wrong; nothing is written then.
+    """
+    if TrajectoryStore.is_store(source):
+        return TrajectoryStore.open(source)
+    opened = open_source(str(source), Findings(strict=True))
+    if not cache:
+        return convert(opened, Path(tempfile.mkdtemp(prefix="seqwm-")) / "store", progress=progress)
+    home = cache_folder() / "stores" / _content_key(opened)
+    if not TrajectoryStore.is_store(home):
+        return convert(opened, home, progress=progress)
+    return TrajectoryStore.open(home)
+
+
+def convert(source: Source, out: Path, *, progress: bool = False) -> TrajectoryStore:
+    """Write a source into a new store at `out`; all of it or, when an episode is refused, nothing."""
+    if out.exists() and any(out.iterdir()):
+        mend = "name another folder or remove it"
+        raise DataError([Problem("store-exists", "a folder with files in it", "a new folder", mend, str(out))])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _fill(source, partial, progress)
+        if out.exists():
+            out.rmdir()
+        os.rename(partial, out)
+    except OSError:
+        if not TrajectoryStore.is_store(out):  # another process converted the same content first: use its store
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    segment.sync_folder(out.parent)
+    return TrajectoryStore.open(out)
+
+
+def cache_folder() -> Path:
+    """Where converted stores and downloads are kept."""
+    return Path(os.environ.get("SEQWM_CACHE") or Path.home() / ".cache" / "seqwm")
+
+
+def _fill(source: Source, folder: Path, progress: bool) -> None:
+    episodes = _with_progress(source) if progress else source.episodes()
+    store: TrajectoryStore | None = None
+    for episode in episodes:
+        if store is None:
+            provenance = {"source": source.name, **source.provenance}
+            rewards = episode.rewards is not None
+            store = TrajectoryStore.create(folder, source.spaces, provenance=provenance, rewards=rewards)
+        store.append(episode)
+    if store is None:
+        mend = "name a source that holds episodes, or loosen what filters them"
+        raise DataError([Problem("empty-dataset", "no episode", "at least one", mend, source.name)])
+    store.close()
+
+
+def _with_progress(source: Source) -> Iterator[Episode]:
+    from tqdm import tqdm
+
+    label = f"reading {source.name}"
+    with tqdm(total=source.count, desc=label, unit=" episodes", disable=None, delay=1.0) as bar:
+        for episode in source.episodes():
+            yield episode
+            bar.update()
+
+
+def _content_key(source: Source) -> str:
+    digest = hashlib.sha256(f"{IMPORTER_VERSION} {source.name}".encode())
+    for file in source.files:
+        digest.update(f"{file.name} {_remembered(file)}".encode())
+    digest.update(json.dumps(source.provenance, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:32]
+
+
+def _remembered(file: Path, digest: Callable[[Path], str] = segment.file_sha256) -> str:
+    """The digest of a file, computed once for each (path, size, modification time)."""
+    status = file.stat()
+    name = hashlib.sha256(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:32]
+    note = cache_folder() / "digests" / name
+    if note.is_file() and len(known := note.read_text()) == 64:
+        return known
+    note.parent.mkdir(parents=True, exist_ok=True)
+    found = digest(file)
+    segment.write_atomically(note, found.encode())
+    return found

@@ -1,0 +1,165 @@
+"""One sealed stretch of rows: an Arrow IPC file with a single record batch, memory-mapped, and its episode table.
+
+The file has one fixed-size binary column 'row' (the packed records) and one for each image leaf; the layout stands in
+the schema's metadata, so pyarrow alone can read it. One record batch means one contiguous array, which is what makes a
+window a single memory copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from seqwm.core.errors import DataError
+from seqwm.core.types import Array
+from seqwm.data.problems import Problem
+from seqwm.data.records import RecordLayout
+
+EPISODE_TABLE = pa.schema(
+    [
+        ("length", pa.int64()),
+        ("terminated", pa.bool_()),
+        ("truncated", pa.bool_()),
+        ("final_observation", pa.bool_()),
+        ("return", pa.float64()),
+        ("meta", pa.string()),
+    ]
+)
+
+
+@dataclass(slots=True)
+class Rows:
+    """A contiguous stretch of rows, in memory or mapped from a file.
+
+    Attributes:
+        records: structured [n].
+        images: uint8 [n, H, W, C] by field name.
+        mapped: the mapping behind the arrays, None for rows in memory.
+    """
+
+    records: NDArray[Any]
+    images: dict[str, Array]
+    mapped: mmap.mmap | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def release(self) -> None:
+        """Let go of the pages touched so far; they stay in the system's file cache."""
+        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def write_rows(path: Path, layout: RecordLayout, rows: Rows) -> str:
+    """Write rows to an Arrow file, atomically; returns its sha256."""
+    columns, names = [_binary(rows.records.view(np.uint8), layout.record.itemsize)], ["row"]
+    for name, shape in layout.images.items():
+        columns.append(_binary(rows.images[name], int(np.prod(shape))))
+        names.append(name)
+    metadata = {"seqwm": json.dumps(layout.describe())}
+    batch = pa.record_batch(columns, names=names).replace_schema_metadata(metadata)
+    return _write_ipc(path, batch)
+
+
+def open_rows(path: Path, layout: RecordLayout, count: int) -> Rows:
+    """Map a file that `write_rows` made; raises DataError when it is not the file the store describes."""
+    with open(path, "rb") as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            batch = _single_batch(pa.py_buffer(mapped))
+        except (ValueError, pa.ArrowInvalid, OSError) as error:
+            raise DataError([_damaged(path, str(error).splitlines()[0], "an Arrow file of one record batch")]) from None
+    sizes = {"row": layout.record.itemsize} | {name: int(np.prod(shape)) for name, shape in layout.images.items()}
+    found = {field.name: field.type for field in batch.schema}
+    expected = {name: pa.binary(size) for name, size in sizes.items()}
+    if found != expected or batch.num_rows != count:
+        raise DataError([_damaged(path, f"{batch.num_rows} rows of {found}", f"{count} rows of {expected}")])
+    arrays = {
+        name: np.frombuffer(batch.column(name).buffers()[1], np.uint8, count * size) for name, size in sizes.items()
+    }
+    images = {name: arrays[name].reshape(count, *shape) for name, shape in layout.images.items()}
+    return Rows(arrays["row"].view(layout.record), images, mapped)
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> str:
+    """Write an episode table, atomically; returns its sha256."""
+    return _write_ipc(path, pa.record_batch(dict(columns), schema=EPISODE_TABLE))
+
+
+def open_table(path: Path, count: int) -> pa.RecordBatch:
+    """Read an episode table of `count` episodes; raises DataError when it is damaged."""
+    try:
+        batch = _single_batch(pa.py_buffer(path.read_bytes()))
+        batch.validate(full=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError([_damaged(path, str(error).splitlines()[0], "an Arrow file of one record batch")]) from None
+    if not batch.schema.equals(EPISODE_TABLE) or batch.num_rows != count:
+        found = f"{batch.num_rows} episodes with columns {batch.schema.names}"
+        raise DataError([_damaged(path, found, f"{count} episodes with columns {EPISODE_TABLE.names}")])
+    return batch
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _binary(values: Array, size: int) -> pa.Array:
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return pa.Array.from_buffers(pa.binary(size), flat.size // size, [None, pa.py_buffer(flat)])
+
+
+def _write_ipc(path: Path, batch: pa.RecordBatch) -> str:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        with pa.ipc.new_file(pa.PythonFile(file), batch.schema) as writer:
+            writer.write_batch(batch)
+        file.flush()
+        os.fsync(file.fileno())
+    digest = file_sha256(temporary)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+    return digest
+
+
+def _single_batch(buffer: pa.Buffer) -> pa.RecordBatch:
+    reader = pa.ipc.open_file(pa.BufferReader(buffer))
+    if reader.num_record_batches != 1:
+        raise pa.ArrowInvalid(f"{reader.num_record_batches} record batches")
+    return reader.get_batch(0)
+
+
+def _damaged(path: Path, found: str, expected: str) -> Problem:
+    mend = "the file is damaged: convert or collect the data again"
+    return Problem("damaged-store", found, expected, mend, file=str(path))

@@ -1,0 +1,223 @@
+"""Batches of windows, gathered from the packed rows; the order is a pure function of (seed, step) and the rows.
+
+A window ends at a row drawn uniformly over all transitions and holds the up to T rows before and with it. That is what
+a policy sees when it acts, early in an episode and late, so training and acting meet the same distribution. Rows that
+are there stand first; the rest is zero and not `valid`, so causal attention needs no padding mask.
+
+The draw hashes the position of the window in the stream (seqwm.core.random), so resuming is an integer, and any number
+of processes, each taking its share of every batch, sees the same windows as one.
+
+On stores larger than `RELEASE_ABOVE` the mapped pages are let go of from time to time (they stay in the system's file
+cache), so that the resident size of a training process stays a few per cent of the data's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqwm.core.errors import DataError
+from seqwm.core.random import indices
+from seqwm.core.types import Array, Batch
+from seqwm.data.problems import Problem
+from seqwm.data.records import field_names, tree_of
+from seqwm.data.segment import Rows
+from seqwm.data.store import TrajectoryStore, discounted_returns
+
+if TYPE_CHECKING:
+    import torch
+
+RELEASE_ABOVE = 512 << 20
+_FAULT_BYTES = 64 << 10  # what one touch of a mapped page brings in on Linux (fault-around)
+
+
+class Windows:
+    """An endless stream of batches; `batch(step)` gives any of them, iterating gives them from step 0."""
+
+    def __init__(
+        self,
+        store: TrajectoryStore,
+        length: int,
+        batch_size: int,
+        seed: int,
+        episodes: Sequence[int] | None,
+        discount: float,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(
+                f"batch_size {batch_size}: expected a multiple of the {world_size} processes that share it"
+            )
+        self.store, self.length, self.batch_size, self.seed = store, length, batch_size, seed
+        self._discount = discount
+        self._share, self._rank = batch_size // world_size, rank
+        self._subset = None if episodes is None else np.asarray(episodes, np.int64)
+        self._subset_ends = None if self._subset is None else np.cumsum(store.lengths[self._subset])
+        self._offsets = np.arange(length)
+        self._positions = np.arange(self._share, dtype=np.uint64)
+        self._views: dict[tuple[int, int, str], Array] = {}
+        self._side: tuple[int, NDArray[np.float32]] | None = None
+        self._touched = 0
+        self._observation_fields = field_names(store.layout, "observation")
+        self._action_fields = field_names(store.layout, "action")
+        if self.rows == 0:
+            mend = "name a source that holds episodes"
+            raise DataError(
+                [Problem("empty-dataset", "no transition to draw from", "at least one", mend, str(store.path))]
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = 0
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    @property
+    def rows(self) -> int:
+        """Transitions that windows are drawn over."""
+        return (
+            self.store.rows
+            if self._subset_ends is None
+            else int(self._subset_ends[-1])
+            if len(self._subset_ends)
+            else 0
+        )
+
+    def drawn(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which rows batch `step` ends at: episode numbers [B] and steps within them [B]."""
+        first = step * self.batch_size + self._rank * self._share
+        draws = indices(self.seed, self._positions + np.uint64(first), self.rows)
+        ends = self.store.ends if self._subset_ends is None else self._subset_ends
+        place = np.searchsorted(ends, draws, side="right")
+        episodes = place if self._subset is None else self._subset[place]
+        return episodes, draws - ends[place] + self.store.lengths[episodes]
+
+    def batch(self, step: int) -> Batch:
+        """Batch number `step`, this process's share of it, as CPU tensors."""
+        return self.gather(*self.drawn(step))
+
+    def gather(self, episodes: NDArray[np.int64], steps: NDArray[np.int64]) -> Batch:
+        """The windows that end at the given steps of the given episodes, both int64 [B]."""
+        import torch
+
+        store, length, from_numpy = self.store, self.length, torch.from_numpy
+        counts = np.minimum(steps + 1, length)
+        first_steps = steps + 1 - counts
+        starts = store.first_rows[episodes] + first_steps
+        valid = self._offsets < counts[:, None]
+        padded = None if counts.min() == length else ~valid
+
+        packed = self._rows(starts, counts, padded, "")
+        fields: dict[str, torch.Tensor] = {}
+        for name in (*self._observation_fields, *self._action_fields):
+            leaf = self._rows(starts, counts, padded, name) if name in store.layout.images else packed[name]
+            fields[name] = from_numpy(_for_torch(leaf))
+
+        terminated = np.zeros(valid.shape, np.bool_)
+        truncated = np.zeros(valid.shape, np.bool_)
+        last = np.flatnonzero(steps == store.lengths[episodes] - 1)
+        if last.size:
+            terminated[last, counts[last] - 1] = store.terminated[episodes[last]]
+            truncated[last, counts[last] - 1] = store.truncated[episodes[last]]
+
+        rewards = returns = None
+        if store.has_rewards:
+            rewards = from_numpy(packed["reward"])
+            returns = from_numpy(packed["return_to_go"] if self._discount == 1.0 else self._discounted(starts, padded))
+        return Batch(
+            observations=tree_of("observation", {name: fields[name] for name in self._observation_fields}),
+            actions=tree_of("action", {name: fields[name] for name in self._action_fields})
+            if store.has_actions
+            else None,
+            rewards=rewards,
+            terminated=from_numpy(terminated),
+            truncated=from_numpy(truncated),
+            valid=from_numpy(valid),
+            timesteps=from_numpy(np.where(valid, first_steps[:, None] + self._offsets, 0)),
+            returns_to_go=returns,
+        )
+
+    def _rows(self, starts: NDArray[np.int64], counts: NDArray[np.int64], padded: Array | None, name: str) -> Array:
+        """Runs of T rows of one column ('' is the packed record), [B, T, ...], padding zeroed."""
+        parts = self.store.parts
+        if len(parts) == 1:
+            out = self._gather_part(parts[0], starts, counts, name)
+        else:
+            borders = np.cumsum([len(part) for part in parts])
+            owner = np.searchsorted(borders, starts, side="right")
+            out = np.empty((len(starts), self.length), _column(parts[0], name).dtype)
+            for number in np.unique(owner):
+                chosen = owner == number
+                offset = borders[number] - len(parts[number])
+                out[chosen] = self._gather_part(parts[number], starts[chosen] - offset, counts[chosen], name)
+        if padded is not None:
+            out[padded] = np.zeros((), out.dtype)
+        if not name:
+            return out.view(self.store.layout.record)
+        return out.view(np.uint8).reshape(*out.shape, *self.store.layout.images[name])
+
+    def _gather_part(self, part: Rows, starts: NDArray[np.int64], counts: NDArray[np.int64], name: str) -> Array:
+        column = _column(part, name)
+        limit = len(column) - self.length
+        if limit < 0 or starts.max() > limit:  # a short window at the very end of the part: row by row
+            rows = np.minimum(starts[:, None] + self._offsets, len(column) - 1)
+            gathered: Array = column[rows]
+            return gathered
+        self._account(part, len(starts))
+        return self._runs(column, name)[starts].view(column.dtype).reshape(len(starts), self.length)
+
+    def _runs(self, column: Array, name: str) -> Array:
+        """Every run of T rows of a column as one overlapping item each, so that a window is a single copy."""
+        key = (column.ctypes.data, len(column), name)
+        view = self._views.get(key)
+        if view is None:
+            if len(self._views) > 64:  # parts of a growing store come and go
+                self._views.clear()
+            size = column.dtype.itemsize
+            run = np.dtype((np.void, size * self.length))
+            view = np.ndarray((len(column) - self.length + 1,), run, column, strides=(size,))
+            self._views[key] = view
+        return view
+
+    def _discounted(self, starts: NDArray[np.int64], padded: Array | None) -> NDArray[np.float32]:
+        if self._side is None or self._side[0] != len(self.store):
+            self._side = (len(self.store), discounted_returns(self.store, self._discount))
+        side = self._side[1]
+        out: NDArray[np.float32] = side[np.minimum(starts[:, None] + self._offsets, len(side) - 1)]
+        if padded is not None:
+            out[padded] = 0
+        return out
+
+    def _account(self, part: Rows, windows: int) -> None:
+        if part.mapped is None:
+            return
+        self._touched += windows * _FAULT_BYTES
+        mapped = sum(len(p) for p in self.store.parts) * self.store.layout.row_bytes
+        if mapped > RELEASE_ABOVE and self._touched > mapped // 33:
+            for each in self.store.parts:
+                each.release()
+            self._touched = 0
+
+
+def _column(part: Rows, name: str) -> Array:
+    """A part's packed records or images as one opaque item a row."""
+    array = part.images[name] if name else part.records
+    size = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+    return array.reshape(len(array), -1).view(np.dtype((np.void, size))).reshape(len(array))
+
+
+def _for_torch(leaf: Array) -> Array:
+    """Box leaves as float32, integers as int64, images as they are."""
+    if leaf.dtype == np.float32 or leaf.dtype == np.int64 or (leaf.dtype == np.uint8 and leaf.ndim == 5):
+        return leaf
+    return leaf.astype(np.float32 if leaf.dtype.kind == "f" else np.int64)
+
+
+def gather_episode(windows: Windows, number: int) -> Any:
+    """Every window of one episode in order of its steps: what a policy must see when it replays the episode."""
+    steps = np.arange(windows.store.lengths[number])
+    return windows.gather(np.full_like(steps, number), steps)

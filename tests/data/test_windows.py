@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces as gym_spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqwm.core.errors import DataError
+from seqwm.core.tree import flatten
+from seqwm.core.types import Spaces
+from seqwm.data import store as store_module
+from seqwm.data import windows as windows_module
+from seqwm.data.store import TrajectoryStore
+from tests.strategies import episode_sets, random_episode
+
+SPACES = Spaces(
+    gym_spaces.Dict(
+        state=gym_spaces.Box(-np.inf, np.inf, (3,), np.float64), frame=gym_spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    ),
+    gym_spaces.Discrete(4),
+)
+
+
+def make(count=9, seed=0, path=None, spaces=SPACES):
+    rng = np.random.default_rng(seed)
+    store = TrajectoryStore.create(path, spaces)
+    for number in range(count):
+        end = ("terminated", "truncated", "open")[number % 3]
+        store.append(random_episode(spaces, int(rng.integers(1, 30)), rng, end=end))
+    return store
+
+
+def equal(one, other):
+    for field in dataclasses.fields(one):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if left is None or right is None:
+            assert left is right
+            continue
+        left, right = flatten(left), flatten(right)
+        for path in left:
+            assert torch.equal(left[path], right[path]), field.name
+    return True
+
+
+def equal_draws(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def by_hand(store, episode_number, step, length):
+    """One window built from the definition, row by row."""
+    episode = store.episode(episode_number)
+    rows = list(range(max(0, step - length + 1), step + 1))
+    returns = (
+        [float(np.sum(episode.rewards[t:], dtype=np.float64)) for t in rows] if episode.rewards is not None else None
+    )
+    return episode, rows, returns
+
+
+@settings(max_examples=60, deadline=None)
+@given(episode_sets(max_episodes=6, max_length=9), st.integers(1, 12), st.integers(0, 50), st.booleans())
+def test_a_batch_holds_the_rows_that_its_draw_names(content, length, step, small_parts):
+    spaces, rewards, episodes = content
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        if small_parts:
+            patch.setattr(store_module, "ARENA_BYTES", 64)
+        store = TrajectoryStore.create(Path(folder) / "store", spaces, rewards=rewards)
+        for episode in episodes:
+            store.append(episode)
+        windows = store.windows(length, 5, seed=3)
+        numbers, steps = windows.drawn(step)
+        batch = windows.batch(step)
+        for row, (number, end) in enumerate(zip(numbers, steps, strict=True)):
+            episode, rows, returns = by_hand(store, int(number), int(end), length)
+            n = len(rows)
+            assert batch.valid[row].tolist() == [True] * n + [False] * (length - n)
+            assert batch.timesteps[row].tolist() == rows + [0] * (length - n)
+            for name, tree in (("observations", episode.observations), ("actions", episode.actions)):
+                if tree is None:
+                    assert getattr(batch, name) is None
+                    continue
+                found = flatten(getattr(batch, name))
+                for path, leaf in flatten(tree).items():
+                    got = found[path][row].numpy()
+                    np.testing.assert_array_equal(got[:n], leaf[rows].astype(got.dtype))
+                    assert not got[n:].any()
+            ends = [t == len(episode) - 1 for t in rows] + [False] * (length - n)
+            assert batch.terminated[row].tolist() == [episode.terminated and e for e in ends]
+            assert batch.truncated[row].tolist() == [episode.truncated and e for e in ends]
+            if rewards:
+                np.testing.assert_array_equal(batch.rewards[row, :n].numpy(), episode.rewards[rows])
+                np.testing.assert_allclose(batch.returns_to_go[row, :n].numpy(), returns, rtol=1e-6, atol=1e-6)
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+    store = make()
+    first, second = store.windows(7, 16, seed=5), store.windows(7, 16, seed=5)
+    forwards = [first.batch(step) for step in range(10)]
+    for step in (9, 0, 4):  # any order, any instance
+        assert equal(second.batch(step), forwards[step])
+    for step, batch in zip(range(10), second, strict=False):
+        assert equal(batch, forwards[step])
+    other = store.windows(7, 16, seed=6).drawn(0)
+    assert not equal_draws(other, first.drawn(0))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_shares_of_all_processes_make_the_batch_of_one(world_size):
+    store = make()
+    whole = store.windows(5, 8, seed=1)
+    shares = [store.windows(5, 8, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for step in range(4):
+        together = np.concatenate([np.stack(share.drawn(step)) for share in shares], axis=1)
+        np.testing.assert_array_equal(together, np.stack(whole.drawn(step)))
+
+
+def test_every_transition_is_drawn_equally_often():
+    store = make(count=4)
+    windows = store.windows(1, 512, seed=0)
+    counts = np.zeros((4, 30))
+    for step in range(200):
+        np.add.at(counts, windows.drawn(step), 1)
+    seen = counts[counts > 0]
+    assert len(seen) == store.rows
+    expected = 200 * 512 / store.rows
+    chi_squared = ((seen - expected) ** 2 / expected).sum()
+    assert chi_squared < store.rows + 5 * np.sqrt(2 * store.rows)
+
+
+def test_windows_may_be_drawn_from_some_episodes_only():
+    store = make()
+    windows = store.windows(4, 64, seed=0, episodes=[7, 2])
+    assert windows.rows == int(store.lengths[[7, 2]].sum())
+    drawn, steps = windows.drawn(3)
+    assert set(drawn.tolist()) == {2, 7}
+    assert (steps < store.lengths[drawn]).all()
+    assert (steps >= 0).all()
+
+
+def test_a_growing_store_is_drawn_from_as_it_stands():
+    store = make(count=2)
+    windows = store.windows(3, 32, seed=0)
+    before_drawn = windows.drawn(1)
+    for episode in list(make(count=3, seed=4).episodes()):
+        store.append(episode)
+    numbers = np.concatenate([windows.drawn(step)[0] for step in range(20)])
+    assert numbers.max() == 4
+    assert not equal_draws(before_drawn, windows.drawn(1))
+
+
+def test_discounted_returns_follow_their_recursion():
+    spaces = Spaces(gym_spaces.Box(-np.inf, np.inf, (1,), np.float32), gym_spaces.Discrete(2))
+    store = make(count=3, spaces=spaces)
+    windows = store.windows(50, 3, discount=0.9)
+    batch = windows.gather(np.arange(3), store.lengths - 1)
+    for row in range(3):
+        rewards = store.episode(row).rewards.astype(np.float64)
+        for t in range(len(rewards)):
+            wanted = sum(0.9**k * r for k, r in enumerate(rewards[t:]))
+            assert batch.returns_to_go[row, t] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+def test_pages_are_let_go_of_on_large_stores(tmp_path, monkeypatch):
+    monkeypatch.setattr(windows_module, "RELEASE_ABOVE", 0)
+    store = make(path=tmp_path / "store")
+    store.flush()
+    released = []
+    monkeypatch.setattr(type(store.parts[0]), "release", lambda part: released.append(len(part)))
+    wanted = make().windows(4, 8).batch(0)
+    windows = store.windows(4, 8)
+    assert equal(windows.batch(0), wanted)
+    assert released
+
+
+def test_a_store_without_episodes_has_no_windows():
+    with pytest.raises(DataError, match="empty-dataset"):
+        TrajectoryStore.create(None, SPACES).windows()
+
+
+def test_a_batch_size_that_processes_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="multiple of the 3 processes"):
+        make(count=1).windows(batch_size=64, world_size=3)
