@@ -1,0 +1,182 @@
+"""Parquet and Arrow data sets, local or on the Hugging Face Hub, downloaded or streamed.
+
+A repository is pinned to the commit it stands at, and that commit goes into the provenance. Nothing of it is executed
+or unpickled: a repository that holds no Parquet or Arrow is refused. Streaming reads row groups over the network as
+they are needed, so that training can begin before a data set has arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from seqwm.core.errors import DataError
+from seqwm.core.types import Episode, Scalar
+from seqwm.data.problems import Findings, Problem
+from seqwm.data.sources import Source
+from seqwm.data.sources.declaration import Declaration
+from seqwm.data.sources.episode_rows import read_episodes
+from seqwm.data.sources.inference import infer_spaces
+from seqwm.data.sources.layout import find_layout
+from seqwm.data.sources.shards import Shard, check_numbering, check_schemas, open_shard, pick_split
+from seqwm.data.sources.step_rows import read_steps
+
+SUFFIXES = (".parquet", ".arrow")
+
+
+def open_source(location: str, findings: Findings, *, revision: str | None = None, streaming: bool = False) -> Source:
+    """The data set of a Hub repository.
+
+    Args:
+        location: 'user/name', or 'user/name/folder' for one data set of a repository that holds several.
+        findings: where problems go; strict ones raise.
+        revision: branch, tag or commit; the default branch when None.
+        streaming: read over the network as episodes are asked for, instead of downloading first.
+
+    Raises:
+        DataError: for a repository that cannot be reached or holds no Parquet or Arrow, and for files that are wrong.
+    """
+    from huggingface_hub import HfFileSystem
+
+    user, _, rest = location.partition("/")
+    name, _, folder = rest.partition("/")
+    repository = f"{user}/{name}"
+    commit, listed = list_repository(repository, revision)
+    if "meta/info.json" in listed and not folder:
+        from seqwm.data.sources import lerobot
+
+        return lerobot.open_source(f"{repository}@{commit}", findings)
+    names = pick_split(_data_files(location, folder, listed), findings)
+    check_numbering(names)
+    if streaming:
+        system = HfFileSystem()
+        root = f"datasets/{repository}@{commit}"
+        shards = [_open(file, partial(system.open, f"{root}/{file}", "rb", cache_type="none"), True) for file in names]
+        files: tuple[Path, ...] = ()
+    else:
+        root_folder = download(repository, commit, names)
+        files = tuple(root_folder / file for file in names)
+        shards = [_open(file, partial(Path, path), False) for file, path in zip(names, files, strict=True)]
+    return _source(f"hf:{location}", shards, files, findings, {"revision": commit})
+
+
+def open_files(paths: Sequence[Path], findings: Findings) -> Source:
+    """The data set of local Parquet or Arrow files, or folders of them.
+
+    Raises:
+        DataError: for files that are wrong, and where one of a numbered set is missing.
+    """
+    found = [
+        file
+        for path in paths
+        for file in (sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES) if path.is_dir() else [path])
+    ]
+    if not found:
+        mend = "name files, or a folder that holds some"
+        raise DataError([Problem("empty-dataset", "no file", ".parquet or .arrow files", mend, str(paths[0]))])
+    files = [Path(name) for name in pick_split([str(file) for file in found], findings)]
+    check_numbering([str(file) for file in files])
+    shards = [_open(str(file), partial(Path, file), False) for file in files]
+    name = str(paths[0]) if len(paths) == 1 else str(files[0] if len(files) == 1 else files[0].parent)
+    return _source(name, shards, tuple(files), findings, {})
+
+
+def download(repository: str, commit: str, names: Sequence[str]) -> Path:
+    """The folder of a data set's snapshot, with the files `names` fetched into the Hub's cache where they are not yet.
+
+    Raises:
+        DataError: where they cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, repo_type="dataset", revision=commit, allow_patterns=list(names)))
+    except Exception as error:
+        raise DataError([_unreachable(repository, commit, error)]) from error
+
+
+def _source(
+    name: str, shards: Sequence[Shard], files: tuple[Path, ...], findings: Findings, provenance: dict[str, Any]
+) -> Source:
+    check_schemas(shards)
+    declared = Declaration.from_schema(shards[0].schema, shards[0].name)
+    layout = find_layout(shards[0], declared, findings)
+    spaces = declared.spaces if declared is not None else infer_spaces(shards, layout)
+    read: Callable[..., Iterator[Episode]] = read_steps if layout.rows == "step" else read_episodes
+    count = None
+    if all(shard.parquet is not None for shard in shards) and (layout.ours or layout.rows == "episode"):
+        footers = [shard.parquet for shard in shards if shard.parquet is not None]
+        count = sum(footer.num_row_groups if layout.ours else footer.num_rows for footer in footers)
+    return Source(
+        name=name,
+        spaces=spaces,
+        episodes=lambda: read(shards, layout, spaces, findings),
+        files=files,
+        provenance={**(_inherited(declared.provenance) if declared is not None else {}), **provenance},
+        count=count,
+    )
+
+
+def _inherited(provenance: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The provenance of an export as that of its copy: where it was first read from has a name of its own."""
+    kept = {name: value for name, value in provenance.items() if name not in ("source", "revision")}
+    if "source" in provenance:
+        revision = provenance.get("revision")
+        kept.setdefault("exported_from", f"{provenance['source']}{f'@{revision}' if revision else ''}")
+    return kept
+
+
+def _open(name: str, source: Callable[[], Any], remote: bool) -> Shard:
+    return open_shard(name, source, arrow=name.endswith(".arrow"), remote=remote)
+
+
+def list_repository(repository: str, revision: str | None) -> tuple[str, list[str]]:
+    """The commit that a revision stands at and the names of its files; from the cache where the Hub is out of reach.
+
+    Raises:
+        DataError: for a repository or revision that does not exist, or is neither cached nor reachable.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().dataset_info(repository, revision=revision)
+        return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, ValueError) as error:
+        raise DataError([_unreachable(repository, revision, error)]) from error
+    except (HTTPError, OSError) as error:
+        try:
+            folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True))
+        except OSError:
+            raise DataError([_unreachable(repository, revision, error)]) from error
+        return folder.name, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+
+
+def _data_files(location: str, folder: str, listed: Sequence[str]) -> list[str]:
+    """The Parquet or Arrow files of one data set in a repository."""
+    inside = [name for name in listed if name.startswith(f"{folder}/")] if folder else list(listed)
+    names = [name for name in inside if name.endswith(SUFFIXES)]
+    if not names:
+        shown = ", ".join(sorted(inside)[:6]) or "no file"
+        mend = (
+            f"scripts and pickles are never run; try 'hf:{location}@refs/convert/parquet', where the Hub keeps its own "
+            "Parquet copy of many data sets, or ask the author for Parquet"
+        )
+        raise DataError([Problem("no-parquet", shown, "Parquet or Arrow files", mend, f"hf:{location}")])
+    depth = len(PurePosixPath(folder).parts) if folder else 0
+    tops = {parts[depth] if len(parts := PurePosixPath(name).parts) > depth + 1 else "" for name in names}
+    if len(tops) > 1:
+        shown = ", ".join(sorted(top or "files beside them" for top in tops)[:8])
+        mend = f"name one: 'hf:{location}/{min(top for top in tops if top)}'"
+        found = f"{len(tops)} data sets ({shown}{', ...' if len(tops) > 8 else ''})"
+        raise DataError([Problem("several-datasets", found, "one", mend, f"hf:{location}")])
+    return names
+
+
+def _unreachable(repository: str, revision: str | None, error: Exception) -> Problem:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    mend = "check the name, the revision and the network; a private or gated one needs `hf auth login`"
+    place = f"hf:{repository}{f'@{revision}' if revision else ''}"
+    return Problem("unreachable", f"{type(error).__name__}: {first}", "a data set that can be read", mend, place)
