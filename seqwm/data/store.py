@@ -243,6 +243,8 @@ class TrajectoryStore:
         *,
         episodes: Sequence[int] | None = None,
         discount: float = 1.0,
+        end_reward: float | None = None,
+        overrun: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> Windows:
@@ -254,11 +256,13 @@ class TrajectoryStore:
             seed: names the order.
             episodes: draw from these only (the best tenth, say); all when None.
             discount: of `Batch.returns_to_go`; 1 is the plain sum.
+            end_reward: taken as the last reward of episodes that terminated, in rewards and returns; None leaves it.
+            overrun: rows behind a termination that windows may still end at, less than `length`.
             rank, world_size: this process draws its share of every batch.
         """
         from seqwm.data.windows import Windows
 
-        return Windows(self, length, batch_size, seed, episodes, discount, rank, world_size)
+        return Windows(self, length, batch_size, seed, episodes, discount, end_reward, overrun, rank, world_size)
 
     # -- growing ----------------------------------------------------------------------------------------------------
 
@@ -475,12 +479,17 @@ class _Column:
         self._size = size
 
 
-def discounted_returns(store: TrajectoryStore, discount: float) -> NDArray[np.float32]:
-    """Discounted return-to-go of every row of the store, float32 [all rows], zero at final-observation rows."""
+def discounted_returns(store: TrajectoryStore, discount: float, end_reward: float | None = None) -> NDArray[np.float32]:
+    """Discounted return-to-go of every row of the store, float32 [all rows], zero at final-observation rows.
+
+    `end_reward` stands for the last reward of episodes that terminated, where it is given.
+    """
     out = np.zeros(store._total_rows, np.float32)
-    for first, length in zip(store.first_rows, store.lengths, strict=True):
+    for first, length, terminated in zip(store.first_rows, store.lengths, store.terminated, strict=True):
         part, offset = store._part_of(int(first))
         rewards = part.records["reward"][first - offset : first - offset + length]
+        if terminated and end_reward is not None:
+            rewards = np.append(rewards[:-1], np.float32(end_reward))
         out[first : first + length] = returns_to_go(rewards, discount)
     return out
 

@@ -4,6 +4,10 @@ A window ends at a row drawn uniformly over all transitions and holds the up to 
 a policy sees when it acts, early in an episode and late, so training and acting meet the same distribution. Rows that
 are there stand first; the rest is zero and not `valid`, so causal attention needs no padding mask.
 
+A method that must learn how episodes end asks for an `overrun`: windows then may also end up to that many rows behind
+a termination (never behind a mere cut), with nothing valid there. Drawn so, a row that ends its task stands at every
+place of a window as often as any other row does; without, it could only ever be the last.
+
 The draw hashes the position of the window in the stream (seqwm.core.random), so resuming is an integer, and any number
 of processes, each taking its share of every batch, sees the same windows as one.
 
@@ -45,6 +49,8 @@ class Windows:
         seed: int,
         episodes: Sequence[int] | None,
         discount: float,
+        end_reward: float | None,
+        overrun: int,
         rank: int,
         world_size: int,
     ) -> None:
@@ -52,11 +58,14 @@ class Windows:
             raise ValueError(
                 f"batch_size {batch_size}: expected a multiple of the {world_size} processes that share it"
             )
+        if not 0 <= overrun < length:
+            raise ValueError(f"overrun {overrun}: expected at least 0 and less than the {length} rows of a window")
         self.store, self.length, self.batch_size, self.seed = store, length, batch_size, seed
-        self._discount = discount
+        self._discount, self._end_reward, self._overrun = discount, end_reward, overrun
         self._share, self._rank = batch_size // world_size, rank
         self._subset = None if episodes is None else np.asarray(episodes, np.int64)
-        self._subset_ends = None if self._subset is None else np.cumsum(store.lengths[self._subset])
+        self._subset_ends = None if self._subset is None else np.cumsum(self._last_steps(self._subset) + 1)
+        self._all_ends: tuple[int, NDArray[np.int64]] = (0, np.zeros(0, np.int64))
         self._offsets = np.arange(length)
         self._positions = np.arange(self._share, dtype=np.uint64)
         self._views: dict[tuple[int, int, str], Array] = {}
@@ -78,35 +87,33 @@ class Windows:
 
     @property
     def rows(self) -> int:
-        """Transitions that windows are drawn over."""
-        return (
-            self.store.rows
-            if self._subset_ends is None
-            else int(self._subset_ends[-1])
-            if len(self._subset_ends)
-            else 0
-        )
+        """Places that a window can end at: the transitions, and `overrun` more behind each that terminated."""
+        ends = self._ends()
+        return int(ends[-1]) if len(ends) else 0
 
     def drawn(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Which rows batch `step` ends at: episode numbers [B] and steps within them [B]."""
+        """Where the windows of batch `step` end: episode numbers [B] and steps within them [B]."""
         first = step * self.batch_size + self._rank * self._share
         draws = indices(self.seed, self._positions + np.uint64(first), self.rows)
-        ends = self.store.ends if self._subset_ends is None else self._subset_ends
+        ends = self._ends()
         place = np.searchsorted(ends, draws, side="right")
         episodes = place if self._subset is None else self._subset[place]
-        return episodes, draws - ends[place] + self.store.lengths[episodes]
+        return episodes, draws - ends[place] + self._last_steps(episodes) + 1
 
     def batch(self, step: int) -> Batch:
         """Batch number `step`, this process's share of it, as CPU tensors."""
         return self.gather(*self.drawn(step))
 
     def gather(self, episodes: NDArray[np.int64], steps: NDArray[np.int64]) -> Batch:
-        """The windows that end at the given steps of the given episodes, both int64 [B]."""
+        """The windows that end at the given steps of the given episodes, both int64 [B].
+
+        A step behind the last one gives a window whose rows end before it does.
+        """
         import torch
 
         store, length, from_numpy = self.store, self.length, torch.from_numpy
-        counts = np.minimum(steps + 1, length)
-        first_steps = steps + 1 - counts
+        first_steps = np.maximum(steps + 1 - length, 0)
+        counts = np.minimum(steps + 1, store.lengths[episodes]) - first_steps
         starts = store.first_rows[episodes] + first_steps
         valid = self._offsets < counts[:, None]
         padded = None if counts.min() == length else ~valid
@@ -119,7 +126,7 @@ class Windows:
 
         terminated = np.zeros(valid.shape, np.bool_)
         truncated = np.zeros(valid.shape, np.bool_)
-        last = np.flatnonzero(steps == store.lengths[episodes] - 1)
+        last = np.flatnonzero(steps >= store.lengths[episodes] - 1)
         if last.size:
             terminated[last, counts[last] - 1] = store.terminated[episodes[last]]
             truncated[last, counts[last] - 1] = store.truncated[episodes[last]]
@@ -127,7 +134,10 @@ class Windows:
         rewards = returns = None
         if store.has_rewards:
             rewards = from_numpy(packed["reward"])
-            returns = from_numpy(packed["return_to_go"] if self._discount == 1.0 else self._discounted(starts, padded))
+            plain = self._discount == 1.0 and self._end_reward is None
+            returns = from_numpy(packed["return_to_go"] if plain else self._returns(starts, padded))
+            if self._end_reward is not None:
+                rewards[torch.from_numpy(terminated)] = self._end_reward
         return Batch(
             observations=tree_of("observation", {name: fields[name] for name in self._observation_fields}),
             actions=tree_of("action", {name: fields[name] for name in self._action_fields})
@@ -183,14 +193,29 @@ class Windows:
             self._views[key] = view
         return view
 
-    def _discounted(self, starts: NDArray[np.int64], padded: Array | None) -> NDArray[np.float32]:
+    def _returns(self, starts: NDArray[np.int64], padded: Array | None) -> NDArray[np.float32]:
         if self._side is None or self._side[0] != len(self.store):
-            self._side = (len(self.store), discounted_returns(self.store, self._discount))
+            self._side = (len(self.store), discounted_returns(self.store, self._discount, self._end_reward))
         side = self._side[1]
         out: NDArray[np.float32] = side[np.minimum(starts[:, None] + self._offsets, len(side) - 1)]
         if padded is not None:
             out[padded] = 0
         return out
+
+    def _last_steps(self, episodes: NDArray[np.int64] | slice) -> NDArray[np.int64]:
+        """The last step of each episode that a window can end at, [N]."""
+        last: NDArray[np.int64] = self.store.lengths[episodes] - 1 + self._overrun * self.store.terminated[episodes]
+        return last
+
+    def _ends(self) -> NDArray[np.int64]:
+        """Cumulative places that a window can end at, up to and with each episode drawn from, [N]."""
+        if self._subset_ends is not None:
+            return self._subset_ends
+        if not self._overrun:
+            return self.store.ends
+        if self._all_ends[0] != len(self.store):
+            self._all_ends = (len(self.store), np.cumsum(self._last_steps(slice(None)) + 1))
+        return self._all_ends[1]
 
     def _account(self, part: Rows, windows: int) -> None:
         if part.mapped is None:

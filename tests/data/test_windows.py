@@ -185,3 +185,53 @@ def test_a_store_without_episodes_has_no_windows():
 def test_a_batch_size_that_processes_cannot_share_is_refused():
     with pytest.raises(ValueError, match="multiple of the 3 processes"):
         make(count=1).windows(batch_size=64, world_size=3)
+
+
+def test_with_an_overrun_every_row_stands_at_every_place_of_a_window_equally_often():
+    spaces = Spaces(gym_spaces.Discrete(4), gym_spaces.Discrete(4))
+    store = make(count=6, spaces=spaces)
+    windows = store.windows(4, 16, overrun=3)
+    assert windows.rows == store.rows + 3 * int(store.terminated.sum())
+    places = {number: [] for number in np.flatnonzero(store.terminated)}
+    for number, seen in places.items():
+        length = int(store.lengths[number])
+        steps = np.arange(length + 3)
+        batch = windows.gather(np.full_like(steps, number), steps)
+        for row, place in zip(*np.nonzero(batch.valid.numpy()), strict=True):
+            step = int(batch.timesteps[row, place])
+            seen.append((step, int(place)))
+            assert bool(batch.terminated[row, place]) == (step == length - 1)
+        ends = np.minimum(steps, length - 1) - np.maximum(steps - 3, 0)
+        assert np.array_equal(batch.valid.sum(1).numpy(), ends + 1)
+        assert np.array_equal(batch.valid.sum(1).numpy() < 4, (steps < 3) | (steps >= length))
+        full = [(step, place) for step, place in seen if step >= 3]
+        assert sorted(full) == [(step, place) for step in range(3, length) for place in range(4)]
+
+
+def test_no_window_ends_behind_an_episode_that_was_merely_cut():
+    store = make(count=9)
+    windows = store.windows(5, 4096, overrun=4)
+    episodes, steps = windows.drawn(0)
+    behind = steps >= store.lengths[episodes]
+    assert behind.any()
+    assert store.terminated[episodes[behind]].all()
+    assert (steps < store.lengths[episodes] + 4).all()
+
+
+def test_an_end_reward_stands_for_the_last_reward_of_what_terminated_and_of_nothing_else():
+    store = make(count=9)
+    for number in range(9):
+        episode = store.episode(number)
+        steps = np.arange(len(episode))
+        batch = store.windows(1, 1, discount=0.9, end_reward=-7.0).gather(np.full_like(steps, number), steps)
+        rewards = episode.rewards.astype(np.float64)
+        if episode.terminated:
+            rewards[-1] = -7.0
+        returns = [sum(0.9**k * r for k, r in enumerate(rewards[t:])) for t in range(len(rewards))]
+        assert np.allclose(batch.rewards[:, 0].numpy(), rewards)
+        assert np.allclose(batch.returns_to_go[:, 0].numpy(), returns, atol=1e-5)
+
+
+def test_an_overrun_as_long_as_the_window_is_refused():
+    with pytest.raises(ValueError, match="overrun 5: expected at least 0 and less than the 5 rows"):
+        make().windows(5, 8, overrun=5)
