@@ -6,6 +6,7 @@ SeqwmError
 ├── RecipeError            a recipe that cannot be read or makes no sense
 ├── CheckpointError        a run folder that cannot be resumed or loaded
 ├── UnfitEnvironmentError  an environment that cannot be built or does not fit the model
+├── RolloutError           an environment or policy that failed in the middle of a run
 ├── MissingPackageError    an optional package that the request needs
 └── TrainingError          training cannot go on (a loss that is not finite, say)
 
@@ -51,6 +52,10 @@ class CheckpointError(SeqwmError):
 
 class UnfitEnvironmentError(SeqwmError):
     """An environment that cannot be built, or whose spaces differ from the model's."""
+
+
+class RolloutError(SeqwmError):
+    """An environment that raised, or a policy that gave no usable action, in the middle of a run."""
 
 
 class MissingPackageError(SeqwmError):
