@@ -20,6 +20,14 @@ from seqwm.data.sources.columns import is_image_type, value_type
 
 METADATA_KEY = b"seqwm"
 FORMAT_VERSION = 1
+_ALWAYS = {
+    "next.terminated",
+    "next.truncated",
+    "episode_index",
+    "frame_index",
+    "is_final_observation",
+    "episode_meta",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +37,18 @@ class Declaration:
     Attributes:
         spaces: what one step looks like.
         observations, actions: column of each leaf by its path; no actions, no entry.
+        rewards: whether there is a column of rewards.
         provenance: where the rows come from.
     """
 
     spaces: Spaces
     observations: Mapping[str, str]
     actions: Mapping[str, str]
+    rewards: bool
     provenance: Mapping[str, Scalar] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, spaces: Spaces, provenance: Mapping[str, Scalar]) -> Declaration:
+    def of(cls, spaces: Spaces, rewards: bool, provenance: Mapping[str, Scalar]) -> Declaration:
         """With LeRobot's names: observation.state, observation.image, observation.<leaf>, action, action.<leaf>.
 
         Raises:
@@ -56,7 +66,7 @@ class Declaration:
             if len(set(columns.values())) < len(columns):
                 names = ", ".join(columns)
                 raise SpaceError(f"leaves {names}: two of them would become one column; rename one without '.'")
-        return cls(spaces, observations, actions, provenance)
+        return cls(spaces, observations, actions, rewards, provenance)
 
     def to_metadata(self) -> bytes:
         """The JSON that `from_metadata` reads."""
@@ -67,6 +77,7 @@ class Declaration:
             "action_space": space_to_json(action) if action is not None else None,
             "observations": dict(self.observations),
             "actions": dict(self.actions),
+            "rewards": self.rewards,
             "provenance": dict(self.provenance),
         }
         return json.dumps(written).encode()
@@ -88,7 +99,8 @@ class Declaration:
                 raise DataError([Problem("unknown-version", found, expected, mend, file)])
             action = written["action_space"]
             spaces = Spaces(space_from_json(written["observation_space"]), space_from_json(action) if action else None)
-            declared = cls(spaces, dict(written["observations"]), dict(written["actions"]), dict(written["provenance"]))
+            columns = dict(written["observations"]), dict(written["actions"])
+            declared = cls(spaces, *columns, bool(written["rewards"]), dict(written["provenance"]))
             declared._check(schema)
         except (KeyError, TypeError, ValueError, AssertionError, AttributeError, SpaceError) as error:
             mend = "export the store again, or remove the metadata 'seqwm' to have the columns read as they are"
@@ -97,6 +109,8 @@ class Declaration:
         return declared
 
     def _check(self, schema: pa.Schema) -> None:
+        if missing := (_ALWAYS | ({"next.reward"} if self.rewards else set())) - set(schema.names):
+            raise ValueError(f"no column '{min(missing)}'")
         spaces = [(self.observations, self.spaces.observation)]
         if self.spaces.action is not None:
             spaces.append((self.actions, self.spaces.action))

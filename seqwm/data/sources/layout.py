@@ -27,7 +27,6 @@ DONE = ("next.done", "done", "dones")
 EPISODE = ("episode_index", "episode_id", "episode")
 FRAME = ("frame_index", "step_index", "timestep")
 FINAL = ("is_final_observation", "is_last")
-META = "episode_meta"
 _BOOKKEEPING = {"timestamp", "index", "task_index", "is_first", "discount"}
 
 
@@ -85,14 +84,14 @@ def find_layout(shard: Shard, declared: Declaration | None, findings: Findings) 
             rows="step",
             observations=declared.observations,
             actions=declared.actions,
-            reward=_first(REWARD, types),
+            reward="next.reward" if declared.rewards else None,
             terminated="next.terminated",
             truncated="next.truncated",
             done=None,
             episode="episode_index",
             frame="frame_index",
             final="is_final_observation",
-            meta=META if META in types else None,
+            meta="episode_meta",
             ours=True,
         )
     episode, reward, done = (_first(names, types) for names in (EPISODE, REWARD, DONE))
@@ -109,6 +108,7 @@ def find_layout(shard: Shard, declared: Declaration | None, findings: Findings) 
         episode=None if by_episode else episode,
         frame=None if by_episode else _first(FRAME, types),
         final=None if by_episode else _first(FINAL, types),
+        meta="episode_meta" if types.get("episode_meta") == pa.string() and not by_episode else None,
         task="task_index" if "task_index" in types and not by_episode else None,
     )
     _refuse_unusable(layout, types, shard)

@@ -79,6 +79,9 @@ def open_shard(name: str, source: Callable[[], Any], *, arrow: bool, remote: boo
             with _arrow_reader(source()) as reader:
                 return Shard(name, source, reader.schema, None, remote)
         with pq.ParquetFile(source(), **_parquet_options(remote)) as file:
+            groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+            if file.metadata.num_rows != sum(group.num_rows for group in groups):
+                raise OSError("its footer counts other rows than its row groups")
             return Shard(name, source, file.schema_arrow, file.metadata, remote)
     except _failures(remote) as error:
         raise DataError([_unreadable(name, error, "an Arrow file" if arrow else "a Parquet file")]) from error
@@ -238,7 +241,7 @@ class _FileBatches:
 
 def _failures(remote: bool) -> tuple[type[Exception], ...]:
     """What reading a file may raise that is not our mistake."""
-    local = (pa.ArrowException, OSError, EOFError)
+    local = (pa.ArrowException, OSError, EOFError, UnicodeError)
     if not remote:
         return local
     from huggingface_hub.errors import HTTPError

@@ -109,10 +109,11 @@ def _pieces(shards: Sequence[Shard], layout: Layout, fields: Sequence[_Field], f
             part = batch.slice(start, stop - start)
             try:
                 arrays = _convert(part, fields) if whole is None else {k: v[start:stop] for k, v in whole.items()}
+                piece = _Piece(shard.name, name, stop - start, arrays, _meta(part, layout, name))
             except UnreadableColumn as problem:
                 findings.add(problem.problem(shard.name, name, passed))
-                arrays = None
-            yield _Piece(shard.name, name, stop - start, arrays, _meta(part, layout, name))
+                piece = _Piece(shard.name, name, stop - start, None, {})
+            yield piece
             previous, passed = name, passed + stop - start
 
 
@@ -136,12 +137,16 @@ def _identities(column: pa.Array) -> tuple[Array, Any]:
 
 
 def _meta(part: pa.RecordBatch, layout: Layout, name: int | str) -> dict[str, Scalar]:
-    if layout.ours:
-        return json.loads(part[layout.meta][0].as_py()) if layout.meta is not None else {}
-    meta: dict[str, Scalar] = {"episode_index": name}
-    if layout.task is not None:
-        meta["task_index"] = part[layout.task][0].as_py()
-    return meta
+    if layout.meta is None:
+        meta: dict[str, Scalar] = {"episode_index": name}
+        return meta | ({"task_index": part[layout.task][0].as_py()} if layout.task is not None else {})
+    try:
+        return dict(json.loads(part[layout.meta][0].as_py()))
+    except (TypeError, ValueError) as error:
+        mend = "export the store again"
+        problem = UnreadableColumn("wrong-type", f"text that is no JSON ({error})", "a JSON object", mend, 0)
+        problem.column = layout.meta
+        raise problem from None
 
 
 def _assemble(
