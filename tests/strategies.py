@@ -52,7 +52,9 @@ def random_values(space, rows, rng):
         if is_image(leaf):
             leaves[path] = rng.integers(0, 256, shape, dtype=np.uint8)
         elif isinstance(leaf, gym_spaces.Box):
-            leaves[path] = rng.standard_normal(shape).astype(leaf.dtype)
+            bounded = leaf.is_bounded()
+            drawn = rng.uniform(leaf.low, leaf.high, shape) if bounded else rng.standard_normal(shape)
+            leaves[path] = drawn.astype(leaf.dtype)
         elif isinstance(leaf, gym_spaces.Discrete):
             leaves[path] = rng.integers(leaf.start, leaf.start + leaf.n, shape, dtype=np.int64)
         else:
