@@ -165,7 +165,16 @@ def differences(recipe: Recipe, other: Recipe) -> list[str]:
     return [f"{key}: {new.get(key)!r}, was {old.get(key)!r}" for key in keys if new.get(key) != old.get(key)]
 
 
-_SMOKE_SIZES = {"layers": 1, "width": 32, "heads": 1, "context_length": 8}
+_SMOKE_SIZES = {
+    "layers": 1,
+    "width": 32,
+    "heads": 1,
+    "context_length": 8,
+    "context": 2,
+    "horizon": 2,
+    "beams": 4,
+    "plan_every": 2,
+}
 
 
 def smoke(recipe: Recipe) -> Recipe:
@@ -183,14 +192,20 @@ def smoke(recipe: Recipe) -> Recipe:
         episodes=min(recipe.evaluate.episodes, 2),
         targets=recipe.evaluate.targets[:2] if recipe.evaluate.targets else None,
     )
-    own = {f.name for f in dataclasses.fields(recipe.model)}
-    smaller = {
-        name: min(getattr(recipe.model, name), size)
-        for name, size in _SMOKE_SIZES.items()
-        if name in own and isinstance(getattr(recipe.model, name), int)
-    }
-    model = dataclasses.replace(recipe.model, **smaller)
+    model = _shrunk(recipe.model)
     return dataclasses.replace(recipe, train=train, evaluate=evaluate, model=model)
+
+
+def _shrunk(options: Any) -> Any:
+    """A method's options, and those within them, with no size above that of `_SMOKE_SIZES`."""
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    smaller = {name: _shrunk(value) for name, value in values.items() if dataclasses.is_dataclass(value)}
+    smaller |= {
+        name: min(value, _SMOKE_SIZES[name])
+        for name, value in values.items()
+        if name in _SMOKE_SIZES and isinstance(value, int)
+    }
+    return dataclasses.replace(options, **smaller)
 
 
 def _plain(value: Any) -> Any:
