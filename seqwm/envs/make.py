@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -98,9 +98,7 @@ class FreezingVectorEnv(SyncVectorEnv):
     def _gathered(self) -> Tree:
         """Observations in memory of their own: what was handed out before stays as it was."""
         room: Any = create_empty_array(self.single_observation_space, self.num_envs, fn=np.zeros)
-        gathered: Any = concatenate(self.single_observation_space, self._env_obs, room)
-        observations: Tree = gathered
-        return observations
+        return cast(Tree, concatenate(self.single_observation_space, self._env_obs, room))
 
 
 def make_vector(
