@@ -41,7 +41,8 @@ class Layout:
         episode, frame: number of the episode and of the step within it; only where a row is a step.
         final: marks the row that holds nothing but the observation after the last action.
         meta: JSON of the episode's meta, and `task` a number of the task: the same in all rows of an episode.
-        ours: written by `seqwm.data.export`: ends are exactly as flagged, spaces as declared.
+        tails: an episode without an end flag is a tail, not a mistake.
+        ours: written by `seqwm.data.export`, a row group an episode.
     """
 
     rows: Literal["step", "episode"]
@@ -56,6 +57,7 @@ class Layout:
     final: str | None = None
     meta: str | None = None
     task: str | None = None
+    tails: bool = False
     ours: bool = False
 
     @property
@@ -92,6 +94,7 @@ def find_layout(shard: Shard, declared: Declaration | None, findings: Findings) 
             frame="frame_index",
             final="is_final_observation",
             meta="episode_meta",
+            tails=True,
             ours=True,
         )
     episode, reward, done = (_first(names, types) for names in (EPISODE, REWARD, DONE))
@@ -111,9 +114,24 @@ def find_layout(shard: Shard, declared: Declaration | None, findings: Findings) 
         meta="episode_meta" if types.get("episode_meta") == pa.string() and not by_episode else None,
         task="task_index" if "task_index" in types and not by_episode else None,
     )
-    _refuse_unusable(layout, types, shard)
-    _tell_what_is_missing(layout, types, shard, findings)
+    if not observations:
+        listed, mend = ", ".join(sorted(types)) or "none", "rename the column"
+        expected = "a column 'observation', 'observations' or 'observation.*'"
+        raise DataError([Problem("missing-column", f"the columns {listed}", expected, mend, shard.name)])
+    check_layout(layout, shard, findings)
     return layout
+
+
+def check_layout(layout: Layout, shard: Shard, findings: Findings) -> None:
+    """Warn of what a layout lacks.
+
+    Raises:
+        DataError: for columns whose type cannot be what they are taken for.
+    """
+    types = {column.name: column.type for column in shard.schema}
+    _refuse_unusable(layout, types, shard)
+    for check, found, expected, mend in _missing(layout, types):
+        findings.add(Problem(check, found, expected, mend, shard.name, severity="warning"))
 
 
 def _leaves(types: Mapping[str, pa.DataType], names: tuple[str, ...]) -> dict[str, str]:
@@ -141,8 +159,6 @@ def _refuse_unusable(layout: Layout, types: Mapping[str, pa.DataType], shard: Sh
     def refuse(check: str, expected: str, mend: str, column: str | None = None, found: str | None = None) -> None:
         raise DataError([Problem(check, found or f"the columns {listed}", expected, mend, shard.name, column=column)])
 
-    if not layout.observations:
-        refuse("missing-column", "a column 'observation', 'observations' or 'observation.*'", "rename the column")
     if layout.rows == "episode":
         single = [layout.reward, *layout.actions.values()]
         if any(column is not None and not is_list(types[column]) for column in single):
@@ -163,12 +179,6 @@ def _refuse_unusable(layout: Layout, types: Mapping[str, pa.DataType], shard: Sh
     for column in layout.flags.values():
         if value_type(types[column]) != pa.bool_() and not pa.types.is_integer(value_type(types[column])):
             refuse("wrong-type", "booleans", "write the column as booleans", column, str(types[column]))
-
-
-def _tell_what_is_missing(layout: Layout, types: Mapping[str, pa.DataType], shard: Shard, findings: Findings) -> None:
-    for problem in _missing(layout, types):
-        check, found, expected, mend = problem
-        findings.add(Problem(check, found, expected, mend, shard.name, severity="warning"))
 
 
 def _missing(layout: Layout, types: Mapping[str, pa.DataType]) -> Iterator[tuple[str, str, str, str]]:

@@ -65,7 +65,7 @@ def read_steps(shards: Sequence[Shard], layout: Layout, spaces: Spaces, findings
         if isinstance(episode, Problem):
             findings.add(replace(episode, file=parts[0].file, episode=name))
         elif episode is not None:
-            if last and layout.flags and not layout.ours and not (episode.terminated or episode.truncated):
+            if last and layout.flags and not layout.tails and not (episode.terminated or episode.truncated):
                 findings.add(open_tail(parts[0].file, name, len(episode)))
             yield episode
 
@@ -177,7 +177,7 @@ def _assemble(
     if length == 0:
         return Problem("empty-episode", "a final observation alone", "at least one transition", "drop the episode")
     flags = {flag: arrays[column] for flag, column in layout.flags.items()}
-    end = find_end(flags, length, limit, tail_allowed=layout.ours or last, columns=layout.flags)
+    end = find_end(flags, length, limit, tail_allowed=layout.tails or last, columns=layout.flags)
     if isinstance(end, Problem):
         return end
     actions = {path: arrays[column][:length] for path, column in layout.actions.items()}
