@@ -27,6 +27,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from seqwm.tokenizers.transition import TokenLayout
+
 Objective = Literal["return", "goal", "likelihood"]
 
 
@@ -74,35 +76,6 @@ class SearchOptions:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLayout:
-    """What the codes of one transition are, in order: observation, action, reward, value.
-
-    Attributes:
-        observation, action: columns of each.
-        discount: of rewards, g.
-    """
-
-    observation: int
-    action: int
-    discount: float
-
-    @property
-    def reward(self) -> int:
-        """The reward's column."""
-        return self.observation + self.action
-
-    @property
-    def value(self) -> int:
-        """The value's column, the last."""
-        return self.observation + self.action + 1
-
-    @property
-    def columns(self) -> int:
-        """Columns of a transition, D."""
-        return self.observation + self.action + 2
-
-
 class Memory(Protocol):
     """What a model knows of the past of N branches in each of E environments; `extend` adds to it."""
 
@@ -146,7 +119,7 @@ class TokenModel(Protocol):
         ...
 
     def distance(self, codes: Tensor, goal: Tensor) -> Tensor:
-        """Distance float32 [E, N] of observations [E, N, O] to goals float32 [E, O], NaN where the goal is free."""
+        """Distance float32 [E, N] of observation codes [E, N, O] to goals float32 [E, O], NaN where one is free."""
         ...
 
 
@@ -346,12 +319,12 @@ def _propose(
             itself[..., 0] = 0
             limited = torch.where(ended[..., None], itself, limited)
             model_step = torch.where(ended[..., None], itself, model_step)
-            options = allowed[..., None] + limited
-            ranks = options if noise is None else noise.perturb(options, perturbed, (depth, column))
-            vocabulary = options.shape[-1]
+            continued = allowed[..., None] + limited
+            ranks = continued if noise is None else noise.perturb(continued, perturbed, (depth, column))
+            vocabulary = continued.shape[-1]
             perturbed, place = ranks.flatten(2).topk(min(width, children * vocabulary))
             chosen, token = place // vocabulary, place % vocabulary
-            allowed = options.flatten(2).gather(2, place)
+            allowed = continued.flatten(2).gather(2, place)
             log_probability = log_probability.gather(2, chosen) + model_step.flatten(2).gather(2, place)
             codes = [earlier.gather(2, chosen) for earlier in codes]
             ended = ended.gather(2, chosen) | (token == stop)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seqwm.control.beam_search import Objective, SearchOptions, TokenModel, beam_search
 from seqwm.core.types import State, TensorTree
+from seqwm.tokenizers.transition import TransitionTokenizer
 
 
 class TokenAgent(TokenModel, Protocol):
@@ -24,16 +25,9 @@ class TokenAgent(TokenModel, Protocol):
         """Where it computes."""
         ...
 
-    def observation_codes(self, observation: TensorTree) -> tuple[Tensor, Tensor]:
-        """Codes int64 [B, O] of observations (leaves [B, ...]), and which were clipped, bool [B, O]."""
-        ...
-
-    def reward_codes(self, reward: Tensor) -> Tensor:
-        """Codes int64 [B] of rewards float32 [B]."""
-        ...
-
-    def actions(self, codes: Tensor) -> TensorTree:
-        """Actions (leaves [B, ...]) of codes int64 [B, A]."""
+    @property
+    def tokenizer(self) -> TransitionTokenizer:
+        """What the codes mean."""
         ...
 
 
@@ -92,7 +86,7 @@ class TokenPlanner:
     @torch.inference_mode()
     def act(self, state: State, observation: TensorTree, reward: Tensor, first: Tensor) -> tuple[TensorTree, State]:
         """Actions (leaves [B, ...]) for observations (leaves [B, ...])."""
-        layout, context = self._model.layout, self._context
+        tokenizer, layout, context = self._model.tokenizer, self._model.layout, self._context
         first = first.to(self._model.device)
         lanes = torch.arange(len(first), device=first.device)
         codes, plan = state["codes"].clone(), state["plan"].clone()
@@ -100,10 +94,10 @@ class TokenPlanner:
         step = (state["step"] + 1).masked_fill(first, 0)
         planned, followed = (state[name].masked_fill(first, 0) for name in ("planned", "followed"))
 
-        codes[lanes, (rows - 1).clamp(min=0), layout.reward] = self._model.reward_codes(reward)
+        codes[lanes, (rows - 1).clamp(min=0), layout.reward] = tokenizer.encode_reward(reward)
         codes = torch.where((rows == context)[:, None, None], codes.roll(-1, dims=1), codes)
         present = rows.clamp(max=context - 1)
-        observed, clipped = self._model.observation_codes(observation)
+        observed, clipped = tokenizer.encode_observation(observation)
         codes[lanes, present] = 0
         codes[lanes, present, : layout.observation] = observed
         rows = present + 1
@@ -125,7 +119,7 @@ class TokenPlanner:
 
         chosen = plan[lanes, followed]
         codes[lanes, present, layout.observation : layout.reward] = chosen
-        return self._model.actions(chosen), {
+        return tokenizer.decode_action(chosen), {
             "codes": codes,
             "rows": rows,
             "step": step,

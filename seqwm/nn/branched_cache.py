@@ -81,10 +81,11 @@ class BranchedCache:
 
         Args:
             layer: counted from 0.
-            query: [R, K, C], scaled.
+            query: [R, K, C].
             key, value: [R, K, C] of the token itself, which is appended and read too; None for one that nobody reads.
         """
         rows, heads, width = query.shape
+        query = query * width**-0.5
         newest = self.levels[-1]
         stops = [level.stop for level in self.levels]
         if key is not None and value is not None:

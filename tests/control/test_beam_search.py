@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqwm.control.beam_search import Objective, SearchOptions, TokenLayout, beam_search
+from seqwm.control.beam_search import Objective, SearchOptions, beam_search
+from seqwm.tokenizers.transition import TokenLayout
 
 EXHAUSTIVE = SearchOptions(horizon=2, beams=4096, expansion=4096, sample=False, action_nucleus=1.0)
 
@@ -297,5 +298,5 @@ def test_contradictory_requests_are_refused_by_name() -> None:
         SearchOptions(plan_every=7)
     with pytest.raises(ValueError, match="beams: found 0, expected at least 1"):
         SearchOptions(beams=0)
-    with pytest.raises(ValueError, match="action_nucleus: found 1.5, expected a share"):
+    with pytest.raises(ValueError, match=r"action_nucleus: found 1\.5, expected a share"):
         SearchOptions(action_nucleus=1.5)

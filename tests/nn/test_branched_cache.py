@@ -25,7 +25,7 @@ class Plain:
     def attend(self, layer: int, query: Tensor) -> Tensor:
         out = []
         for (content, hidden), q in zip(self.rows, query, strict=True):
-            scores = torch.einsum("kc,ktc->kt", q, content[0, layer])
+            scores = torch.einsum("kc,ktc->kt", q, content[0, layer]) / WIDTH**0.5
             if hidden is not None:
                 scores[:, : len(hidden)] = scores[:, : len(hidden)].masked_fill(hidden, -torch.inf)
             out.append(torch.einsum("kt,ktc->kc", scores.softmax(-1), content[1, layer]).flatten())
