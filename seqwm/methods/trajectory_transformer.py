@@ -255,7 +255,7 @@ class TrajectoryTransformer(PreTrainedModel):
         figures = {"clipped": outside / (batch.valid.sum() * layout.columns)}
         names = ["observation", "action", "reward", "value", "next"]
         for name, total, count in zip(names, totals.detach().split(parts), counts.split(parts), strict=True):
-            figures[name] = total.sum() / count.sum().clamp(min=1)
+            figures[name] = total.sum() / count.sum().clamp(min=1e-6)
         return loss / counts.sum(), figures
 
     @staticmethod

@@ -82,16 +82,19 @@ def test_the_loss_is_the_weighted_cross_entropy_of_every_known_token_spelt_out()
     names = ["next", "observation", "observation", "action", "action", "reward", "value"]
     for lane in range(64):
         rows = int(batch.valid[lane].sum())
-        tokens = [(column, int(codes[lane, row, column])) for row in range(rows) for column in range(7)]
+        tokens = [(column, int(codes[lane, row, column]), 1.0) for row in range(rows) for column in range(7)]
         if bool(batch.terminated[lane].any()) and rows < 6:
-            tokens.append((0, model.config.codes))
-        for place, (column, code) in list(enumerate(tokens))[1:]:
+            whole = int(batch.timesteps[lane, 0]) == 0  # one of these windows in 7 - rows does not look behind it
+            tokens.append((0, model.config.codes, (6 - rows) / (7 - rows) if whole else 1.0))
+        for place, (column, code, count) in list(enumerate(tokens))[1:]:
             entropy = -float(logits[lane, place - 1].log_softmax(-1)[code])
-            total.append(weights[column] * entropy)
-            parts[names[column]].append(entropy)
-    assert float(loss.detach()) == pytest.approx(np.mean(total), rel=1e-5)
-    for name, entropies in parts.items():
-        assert float(figures[name]) == pytest.approx(np.mean(entropies), rel=1e-4)
+            total.append((weights[column] * entropy, count))
+            parts[names[column]].append((entropy, count))
+    weighted, counts = np.transpose(total)
+    assert float(loss.detach()) == pytest.approx(weighted @ counts / counts.sum(), rel=1e-5)
+    for name, counted in parts.items():
+        entropies, counts = np.transpose(counted)
+        assert float(figures[name]) == pytest.approx(entropies @ counts / counts.sum(), rel=1e-4)
     assert float(figures["clipped"]) == 0
 
 
