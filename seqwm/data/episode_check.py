@@ -115,6 +115,21 @@ def check_episode(
     return report.problems
 
 
+def check_final_observation(
+    episode: Episode, expected: bool, *, number: int | str, file: str | None = None
+) -> list[Problem]:
+    """What is wrong with an episode that keeps its final observation in a set that does not, or the reverse.
+
+    A tail without an end may lack it: the log stops there.
+    """
+    if episode.final_observation == expected or not (episode.terminated or episode.truncated):
+        return []
+    kept = ("none", "one")
+    mend = "keep the final observation of all episodes or of none"
+    found, wanted = kept[episode.final_observation], f"{kept[expected]}, as in the first episode"
+    return [Problem("mixed-final-observation", found, wanted, mend, file, number, len(episode), "observations")]
+
+
 def _check_names(kind: str, leaves: Mapping[str, Any], rules: Mapping[str, _Rule], report: _Report) -> None:
     if leaves.keys() == rules.keys():
         for path, leaf in leaves.items():

@@ -13,11 +13,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from seqwm.core.errors import DataError
 from seqwm.core.types import Episode
 from seqwm.data import segment
+from seqwm.data.episode_check import check_final_observation
 from seqwm.data.problems import Findings, Problem
 from seqwm.data.sources import Source, open_source
 from seqwm.data.store import TrajectoryStore
@@ -77,12 +79,21 @@ def cache_folder() -> Path:
 def _fill(source: Source, folder: Path, progress: bool) -> None:
     episodes = _with_progress(source) if progress else source.episodes()
     store: TrajectoryStore | None = None
+    final_observation, place = True, source.place
     for episode in episodes:
         if store is None:
             provenance = {"source": source.name, **source.provenance}
-            rewards = episode.rewards is not None
+            rewards, final_observation = episode.rewards is not None, episode.final_observation
             store = TrajectoryStore.create(folder, source.spaces, provenance=provenance, rewards=rewards)
-        store.append(episode)
+        number = episode.meta.get("episode_index", len(store))
+        assert isinstance(number, int | str)
+        if mixed := check_final_observation(episode, final_observation, number=number, file=place):
+            raise DataError(mixed)
+        try:
+            store.append(episode)
+        except DataError as error:  # which names the store's own number of the episode
+            problems = [replace(problem, file=place, episode=number) for problem in error.problems]
+            raise DataError(problems) from None
     if store is None:
         mend = "name a source that holds episodes, or loosen what filters them"
         raise DataError([Problem("empty-dataset", "no episode", "at least one", mend, source.name)])
@@ -116,5 +127,7 @@ def _remembered(file: Path, digest: Callable[[Path], str] = segment.file_sha256)
         return known
     note.parent.mkdir(parents=True, exist_ok=True)
     found = digest(file)
-    segment.write_atomically(note, found.encode())
+    partial = note.with_name(f".{note.name}.{os.getpid()}")
+    partial.write_text(found)  # not synced: a note that is lost is made again, and a set may have thousands of files
+    os.replace(partial, note)
     return found

@@ -20,7 +20,7 @@ from seqwm.core.spaces import is_image, leaf_spaces
 from seqwm.core.tree import flatten
 from seqwm.core.types import Array, Episode, Spaces
 from seqwm.data.checks import CHECKS
-from seqwm.data.episode_check import check_episode
+from seqwm.data.episode_check import check_episode, check_final_observation
 from seqwm.data.problems import Findings, Problem
 from seqwm.data.sources import Source, open_source
 
@@ -77,7 +77,7 @@ def validate(source: str | Path) -> Findings:
 
 def _check_set(source: Source, findings: Findings, *, stored: bool = False) -> None:
     """Each episode, and what they are together."""
-    file = str(source.files[0]) if len(source.files) == 1 else source.name
+    file = source.place
     findings.extend(_channel_order(source.spaces, file))
     ranges = _Ranges(source.spaces)
     rewards: bool | None = None
@@ -86,15 +86,10 @@ def _check_set(source: Source, findings: Findings, *, stored: bool = False) -> N
     for position, episode in enumerate(source.episodes()):
         number = position if stored else episode.meta.get("episode_index", position)
         assert isinstance(number, int | str)
-        if rewards is None:
+        if rewards is None or final_observation is None:
             rewards, final_observation = episode.rewards is not None, episode.final_observation
         problems = check_episode(episode, source.spaces, rewards=rewards, number=number, file=file)
-        if episode.final_observation != final_observation:
-            found, expected = ("one", "none") if episode.final_observation else ("no final observation", "one")
-            mend = "keep the final observation of all episodes or of none"
-            place = (file, number, None, "observations")
-            problem = Problem("mixed-final-observation", found, f"{expected}, as in the first episode", mend, *place)
-            problems.append(problem)
+        problems += check_final_observation(episode, final_observation, number=number, file=file)
         findings.extend(problems)
         if not any(problem.severity == "error" for problem in problems):
             ranges.add(episode)

@@ -11,9 +11,12 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from seqwm.core.errors import DataError
 from seqwm.core.types import Episode, Scalar, Spaces
@@ -40,6 +43,11 @@ class Source:
     provenance: dict[str, Scalar] = field(default_factory=dict)
     count: int | None = None
 
+    @property
+    def place(self) -> str:
+        """What a problem of an episode names as its file: the file, the folder of several, or the name of a stream."""
+        return os.path.commonpath(self.files) if self.files else self.name
+
 
 def open_source(name: str, findings: Findings, *, streaming: bool = False) -> Source:
     """The reader for a name (see the module's list), its files found but its episodes not yet read.
@@ -52,32 +60,31 @@ def open_source(name: str, findings: Findings, *, streaming: bool = False) -> So
     Raises:
         DataError: for a name that fits no reader, or files that are not what they should be.
     """
-    from seqwm.data.sources import d4rl, hub, lerobot, minari
-
     scheme, colon, location = name.partition(":")
-    if colon and scheme in ("minari", "hf", "lerobot", "d4rl"):
-        if scheme == "minari":
-            return minari.open_source(location, findings)
-        if scheme == "lerobot":
-            return lerobot.open_source(location, findings)
-        if scheme == "d4rl":
-            return d4rl.open_source(location, findings)
+    if colon and scheme in ("minari", "lerobot", "d4rl"):
+        return _reader(scheme).open_source(location, findings)
+    if colon and scheme == "hf":
         repository, _, revision = location.partition("@")
-        return hub.open_source(repository, findings, revision=revision or None, streaming=streaming)
+        return _reader("hub").open_source(repository, findings, revision=revision or None, streaming=streaming)
 
     path = Path(name)
     if not path.exists():
         raise DataError([_unknown(name, "no such file or folder")])
     if (path / "data" / "metadata.json").is_file() or (path / "metadata.json").is_file():
-        return minari.open_source(name, findings)
+        return _reader("minari").open_folder(path, findings)
     if (path / "meta" / "info.json").is_file():
-        return lerobot.open_source(name, findings)
+        return _reader("lerobot").open_source(name, findings)
     if path.suffix in (".hdf5", ".h5"):
-        return d4rl.open_source(name, findings)
+        return _reader("d4rl").open_source(name, findings)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".parquet", ".arrow"))
     if files and all(file.suffix in (".parquet", ".arrow") for file in files):
-        return hub.open_files(files, findings)
+        return _reader("hub").open_files(files, findings)
     raise DataError([_unknown(name, f"a {'file' if path.is_file() else 'folder'} that no reader knows")])
+
+
+def _reader(name: str) -> Any:
+    """A reader's module, imported when it is used: each needs its own packages."""
+    return importlib.import_module(f"seqwm.data.sources.{name}")
 
 
 def _unknown(name: str, found: str) -> Problem:
