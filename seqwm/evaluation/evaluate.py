@@ -210,7 +210,7 @@ def evaluate(
         raise ValueError(f"episodes: found {episodes}, expected at least 1")
     asked = _targets(model, targets)
     jobs = list(itertools.product(asked, range(seed, seed + episodes)))
-    vector = make_vector(environment, min(lanes, len(jobs)), spaces=_spaces(model), options=options)
+    vector = make_vector(environment, min(lanes, len(jobs)), spaces=model_spaces(model), options=options)
     records: list[tuple[Target, Outcome]] = []
     try:
         with tqdm(total=len(jobs), desc=f"evaluate {environment}", unit="episode", disable=not progress) as bar:
@@ -248,7 +248,7 @@ def _targets(model: Model | Policy, targets: Sequence[float] | None) -> list[Tar
     return [float(target) for target in dict.fromkeys(targets)]
 
 
-def _spaces(model: Model | Policy) -> Spaces | None:
+def model_spaces(model: Model | Policy) -> Spaces | None:
     """The spaces that a model was trained on; None for a policy, which is taken to know its environment."""
     if isinstance(model, Policy):
         return None
