@@ -123,12 +123,11 @@ def make_vector(
         UnfitEnvironmentError: an id that is not registered, a package that is missing, or spaces that do not fit.
     """
     _check_registered(environment)
+    arguments = dict(options or {}) | ({"render_mode": render_mode} if render_mode else {})
 
     def make() -> Env[Any, Any]:
         try:
-            env: Env[Any, Any] = gymnasium.make(
-                environment, render_mode=render_mode, disable_env_checker=True, **(options or {})
-            )
+            env: Env[Any, Any] = gymnasium.make(environment, disable_env_checker=True, **arguments)
         except Exception as error:
             failed = f"{environment}: cannot be built: {_shown(error)}"
             raise UnfitEnvironmentError(failed + _mend(environment)) from error
