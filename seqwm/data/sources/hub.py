@@ -33,13 +33,12 @@ def open_source(location: str, findings: Findings, *, revision: str | None = Non
         location: 'user/name', or 'user/name/folder' for one data set of a repository that holds several.
         findings: where problems go; strict ones raise.
         revision: branch, tag or commit; the default branch when None.
-        streaming: read over the network as episodes are asked for, instead of downloading first.
+        streaming: read over the network as episodes are asked for, instead of downloading first; a LeRobot
+            repository is downloaded all the same, as its videos are.
 
     Raises:
         DataError: for a repository that cannot be reached or holds no Parquet or Arrow, and for files that are wrong.
     """
-    from huggingface_hub import HfFileSystem
-
     user, _, rest = location.partition("/")
     name, _, folder = rest.partition("/")
     repository = f"{user}/{name}"
@@ -47,19 +46,16 @@ def open_source(location: str, findings: Findings, *, revision: str | None = Non
     if "meta/info.json" in listed and not folder:
         from seqwm.data.sources import lerobot
 
-        return lerobot.open_source(f"{repository}@{commit}", findings)
+        return lerobot.open_source(f"{repository}@{revision}" if revision else repository, findings)
     names = pick_split(_data_files(location, folder, listed), findings)
     check_numbering(names)
     if streaming:
-        system = HfFileSystem()
-        root = f"datasets/{repository}@{commit}"
-        shards = [_open(file, partial(system.open, f"{root}/{file}", "rb", cache_type="none"), True) for file in names]
-        files: tuple[Path, ...] = ()
-    else:
-        root_folder = download(repository, commit, names)
-        files = tuple(root_folder / file for file in names)
-        shards = [_open(file, partial(Path, path), False) for file, path in zip(names, files, strict=True)]
-    return _source(f"hf:{location}", shards, files, findings, {"revision": commit})
+        shards = [_open(file, partial(_open_remote, f"datasets/{repository}@{commit}/{file}"), True) for file in names]
+        return _source(f"hf:{location}", shards, (), findings, {"revision": commit})
+    snapshot = download(repository, revision, names)
+    files = tuple(snapshot / file for file in names)
+    shards = [_open(file, partial(Path, path), False) for file, path in zip(names, files, strict=True)]
+    return _source(f"hf:{location}", shards, files, findings, {"revision": snapshot.name})
 
 
 def open_files(paths: Sequence[Path], findings: Findings) -> Source:
@@ -83,18 +79,42 @@ def open_files(paths: Sequence[Path], findings: Findings) -> Source:
     return _source(name, shards, tuple(files), findings, {})
 
 
-def download(repository: str, commit: str, names: Sequence[str]) -> Path:
-    """The folder of a data set's snapshot, with the files `names` fetched into the Hub's cache where they are not yet.
+def list_repository(repository: str, revision: str | None) -> tuple[str, list[str]]:
+    """The commit at which a repository stands and the names of its files; as in the cache where the Hub is away.
+
+    Raises:
+        DataError: for a repository or revision that does not exist, or is neither cached nor reachable.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().dataset_info(repository, revision=revision)
+        return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, ValueError) as error:
+        raise DataError([_unreachable(repository, revision, error)]) from error
+    except (HTTPError, OSError) as error:
+        try:
+            return revision or "main", _list_cached(repository, revision)
+        except Exception:  # whatever the cache lacks, the cause is that the Hub is away
+            raise DataError([_unreachable(repository, revision, error)]) from error
+
+
+def download(repository: str, revision: str | None, names: Sequence[str]) -> Path:
+    """The snapshot of a data set that holds the files `names` (or patterns), fetched where the cache lacks them.
+
+    Its name is the commit.
 
     Raises:
         DataError: where they cannot be fetched.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
 
     try:
-        return Path(snapshot_download(repository, repo_type="dataset", revision=commit, allow_patterns=list(names)))
-    except Exception as error:
-        raise DataError([_unreachable(repository, commit, error)]) from error
+        return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=list(names)))
+    except (HTTPError, OSError, ValueError) as error:
+        raise DataError([_unreachable(repository, revision, error)]) from error
 
 
 def _source(
@@ -132,26 +152,22 @@ def _open(name: str, source: Callable[[], Any], remote: bool) -> Shard:
     return open_shard(name, source, arrow=name.endswith(".arrow"), remote=remote)
 
 
-def list_repository(repository: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit that a revision stands at and the names of its files; from the cache where the Hub is out of reach.
+def _open_remote(path: str) -> Any:
+    from huggingface_hub import HfFileSystem
 
-    Raises:
-        DataError: for a repository or revision that does not exist, or is neither cached nor reachable.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    return HfFileSystem().open(path, "rb", cache_type="none")  # Arrow asks for whole runs of row groups at once
 
-    try:
-        info = HfApi().dataset_info(repository, revision=revision)
-        return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, ValueError) as error:
-        raise DataError([_unreachable(repository, revision, error)]) from error
-    except (HTTPError, OSError) as error:
-        try:
-            folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True))
-        except OSError:
-            raise DataError([_unreachable(repository, revision, error)]) from error
-        return folder.name, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+
+def _list_cached(repository: str, revision: str | None) -> list[str]:
+    """Files of a repository as it stood when it was last downloaded."""
+    import huggingface_hub
+
+    if hasattr(huggingface_hub, "get_cached_repo_tree"):  # since 2.0, and it knows what was not downloaded
+        tree = huggingface_hub.get_cached_repo_tree(repository, repo_type="dataset", revision=revision)
+        return [file.path for file in tree]
+    options = {"repo_type": "dataset", "revision": revision, "local_files_only": True}
+    folder = Path(huggingface_hub.snapshot_download(repository, **options))
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
 
 
 def _data_files(location: str, folder: str, listed: Sequence[str]) -> list[str]:

@@ -56,9 +56,8 @@ def open_source(location: str, findings: Findings) -> Source:
         from seqwm.data.sources import hub
 
         repository, _, revision = location.partition("@")
-        commit, _ = hub.list_repository(repository, revision or None)
-        root, name = hub.download(repository, commit, ["meta/*", "data/*", "videos/*"]), f"lerobot:{repository}"
-        provenance["revision"] = commit
+        root = hub.download(repository, revision or None, ["meta/*", "data/*", "videos/*"])
+        name, provenance = f"lerobot:{repository}", {"revision": root.name}
     info = read_info(root)
     records = read_records(info)
     files = list(dict.fromkeys(record.data for record in records.values()))

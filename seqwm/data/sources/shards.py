@@ -84,7 +84,7 @@ def open_shard(name: str, source: Callable[[], Any], *, arrow: bool, remote: boo
                 raise OSError("its footer counts other rows than its row groups")
             return Shard(name, source, file.schema_arrow, file.metadata, remote)
     except _failures(remote) as error:
-        raise DataError([_unreadable(name, error, "an Arrow file" if arrow else "a Parquet file")]) from error
+        raise DataError([_unreadable(name, error, "an Arrow file" if arrow else "a Parquet file", remote)]) from error
 
 
 def read_batches(
@@ -97,7 +97,7 @@ def read_batches(
                 if len(batch):
                     yield shard, batch
         except _failures(shard.remote) as error:
-            findings.add(_unreadable(shard.name, error, "bytes as they were written"))
+            findings.add(_unreadable(shard.name, error, "bytes as they were written", shard.remote))
 
 
 def pick_split(names: Sequence[str], findings: Findings) -> list[str]:
@@ -249,6 +249,13 @@ def _failures(remote: bool) -> tuple[type[Exception], ...]:
     return (*local, HTTPError)
 
 
-def _unreadable(file: str, error: Exception, expected: str) -> Problem:
-    found = f"a file that cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+def _unreadable(file: str, error: Exception, expected: str, remote: bool) -> Problem:
+    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if remote:
+        from huggingface_hub.errors import HTTPError
+
+        if isinstance(error, (HTTPError, ConnectionError)):
+            mend = "check the network and read it again, or download it instead of streaming"
+            return Problem("unreachable", f"a connection that failed ({why})", "the whole file", mend, file)
+    found = f"a file that cannot be read ({why})"
     return Problem("corrupt-file", found, expected, "fetch the file again", file)

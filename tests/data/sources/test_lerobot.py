@@ -122,7 +122,7 @@ class Folder:
 
 
 def write_video(path, frames, fps=FPS, times=None):
-    """A lossless file with a key frame every other frame; frames stand at k / fps, or at `times` in units of 1 / fps."""
+    """A lossless file with a key frame every other frame; frames stand at k / fps, or at `times` / fps."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
