@@ -48,8 +48,11 @@ def write_replay(
     spaces = model_spaces(model)
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # its default asks for a display, and MuJoCo reads it once
-    make_vector(environment, 1, spaces=spaces, options=options).close()  # what fails without pictures is an error
+    blind = make_vector(environment, 1, spaces=spaces, options=options)  # what fails without pictures is an error
+    blind.close()
     try:
+        if "rgb_array" not in (modes := blind.metadata.get("render_modes", [])):
+            raise UnfitEnvironmentError(f"it has the render modes {modes}, not 'rgb_array'")
         vector = make_vector(environment, 1, spaces=spaces, options=options, render_mode="rgb_array")
     except UnfitEnvironmentError as error:
         _warn(environment, error)
