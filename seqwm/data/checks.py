@@ -55,6 +55,10 @@ CHECKS: dict[str, str] = {
     "image-broken": "Bytes that do not decode to an image.",
     "image-outside": "An image named by path instead of kept in the file.",
     "channel-order": "Images with the channel first.",
+    # 17 video
+    "video-too-short": "A video with fewer frames than its rows.",
+    "video-drift": "A frame that lies further than half a frame from the time its row states.",
+    "video-fps": "A video of another frame rate than the metadata states.",
     # 18, 19 damage
     "corrupt-file": "A file that is empty, cut short or of another kind than its name says.",
     "damaged-store": "A file of a store that does not hold what the store describes.",
@@ -65,11 +69,12 @@ CHECKS: dict[str, str] = {
     "unknown-version": "A format version that this release does not know.",
     "unknown-format": "A storage format or filter that this release does not read.",
     # 24 statements about the data
-    "count-mismatch": "The number of episodes, steps or frames in the metadata is not that of the data.",
+    "totals-differ": "The number of episodes, steps or frames in the metadata is not that of the data.",
     "broken-metadata": "Metadata that cannot be read.",
     # 25 lengths no file can have
     "impossible-length": "A stated length that the file is too small to hold.",
     # 26, 27, 28 nothing from outside, nothing that runs
+    "path-outside": "A path in the metadata that leads out of the data set's folder.",
     "outside-file": "A link, external storage or virtual data set that leads out of an HDF5 file.",
     "no-parquet": "A repository without Parquet or Arrow; scripts and pickles are never run.",
     "environment-code": "The environment that is named would need code from the data set, which is never run.",

@@ -130,12 +130,12 @@ class _Ranges:
             same = np.argwhere(low == high)
             if not len(same):
                 continue
-            which = f" {', '.join(str(tuple(place) if len(place) > 1 else place[0]) for place in same[:8].tolist())}"
-            found = f"one value throughout in {len(same)} of {low.size} entries:{which}" if low.ndim else "one value"
-            more = ", ..." if len(same) > 8 else ""
-            mend = "nothing: normalising leaves them as they are"
-            expected = "values that vary"
-            yield Problem("constant-column", f"{found}{more}", expected, mend, column=name, severity="warning")
+            found = "one value throughout"
+            if low.ndim:
+                places = ", ".join(str(place[0] if len(place) == 1 else tuple(place)) for place in same[:8].tolist())
+                found += f" in {len(same)} of {low.size} entries: {places}{', ...' if len(same) > 8 else ''}"
+            mend, expected = "nothing: normalising leaves them as they are", "values that vary"
+            yield Problem("constant-column", found, expected, mend, column=name, severity="warning")
 
 
 def _plain_leaves(space: Space[Any]) -> set[str]:

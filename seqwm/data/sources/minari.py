@@ -119,7 +119,7 @@ def _check_numbers(metadata: Metadata, numbers: list[int]) -> None:
     stated = metadata.episodes
     if stated is not None and stated != len(numbers):
         mend = "correct total_episodes, or fetch the data set again"
-        raise DataError([Problem("count-mismatch", f"{len(numbers)} episodes", f"{stated}, as stated", mend, file)])
+        raise DataError([Problem("totals-differ", f"{len(numbers)} episodes", f"{stated}, as stated", mend, file)])
 
 
 def _episodes(metadata: Metadata, findings: Findings) -> Iterator[Episode]:
@@ -148,7 +148,7 @@ def _episodes(metadata: Metadata, findings: Findings) -> Iterator[Episode]:
     if whole and metadata.steps is not None and metadata.steps != steps:
         mend = "correct total_steps, or fetch the data set again"
         found, expected = f"{steps} steps", f"{metadata.steps}, as stated"
-        findings.add(Problem("count-mismatch", found, expected, mend, str(metadata.file)))
+        findings.add(Problem("totals-differ", found, expected, mend, str(metadata.file)))
 
 
 def _assemble(number: int, logged: LoggedEpisode, identities: dict[int, int], *, is_last: bool) -> Episode | Problem:
@@ -177,7 +177,7 @@ def _assemble(number: int, logged: LoggedEpisode, identities: dict[int, int], *,
         flags[kind] = flag.astype(np.bool_)
     if logged.steps is not None and logged.steps != length:
         mend = "correct total_steps of the episode, or log it again"
-        return Problem("count-mismatch", f"{length} rewards", f"{logged.steps}, as stated", mend, column="rewards")
+        return Problem("totals-differ", f"{length} rewards", f"{logged.steps}, as stated", mend, column="rewards")
     end = find_end(flags, length, None, tail_allowed=is_last, columns=_FLAGS)
     if isinstance(end, Problem):
         return end
