@@ -47,10 +47,12 @@ class Evaluate:
 
     Attributes:
         environment: a Gymnasium id; null takes the one that the data names.
-        targets: target returns; null spreads five over the upper half of the data's own returns.
+        targets: target returns; null spreads five from the median to the best of the data's returns.
         episodes: episodes for each target.
         seed: the first of the seeds that the environments are reset with.
         reference: the pair of returns behind normalised scores; null takes the environment's own where it is known.
+        environment_options: keyword arguments of the environment, for example Atari's frame skip.
+        replay: film an episode at the highest target.
     """
 
     environment: str | None = None
@@ -58,6 +60,8 @@ class Evaluate:
     episodes: int = 20
     seed: int = 0
     reference: str | None = None
+    environment_options: dict[str, int | float | bool | str] = field(default_factory=dict)
+    replay: bool = True
 
     def __post_init__(self) -> None:
         if self.episodes < 1:

@@ -1,12 +1,4 @@
-"""A run: a recipe trained and evaluated into one folder.
-
-    RUN/recipe.yaml        the recipe with every default written out
-        run.json           command, commit, versions, machine, dataset and its fingerprint, updates, seconds
-        metrics.jsonl      losses; tensorboard/ has the same as curves
-        checkpoints/       the last two, for --resume
-        model/             configuration and weights, as `from_pretrained` reads them
-        evaluation.json    every episode; curve.png and replay.mp4 show them
-        README.md          the model card
+"""A run: a recipe trained and evaluated into one folder (`seqwm.run_folder` says what is in it).
 
 Every process of a distributed run calls the same functions; the first one writes. What needs torch is imported where it
 is used, so that a mistyped recipe is refused at once.
@@ -14,27 +6,28 @@ is used, so that a mistyped recipe is refused at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-import secrets
-import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqwm.core import shipped
-from seqwm.core.errors import CheckpointError, TrainingError
+from seqwm.core.errors import MissingPackageError, TrainingError, UnfitEnvironmentError
 from seqwm.core.random import key
-from seqwm.recipe import Recipe, differences, method_module, parse_recipe, read_recipe, resolved_yaml, smoke
+from seqwm.recipe import Evaluate, Recipe, method_module, parse_recipe, read_recipe, smoke
+from seqwm.run_folder import is_first, open_run, say, write_folder, write_json
 
 if TYPE_CHECKING:
-    from seqwm.data.store import TrajectoryStore
-    from seqwm.training.supervised import Batches, SupervisedLearner
+    import numpy as np
+    from numpy.typing import NDArray
 
-_HARMLESS = ("evaluate.", "publish", "train.checkpoint_every", "train.log_every", "train.track")
+    from seqwm.data.store import TrajectoryStore
+    from seqwm.evaluation.evaluate import Evaluation
+    from seqwm.training.supervised import Batches, SupervisedLearner
 
 
 def train(
@@ -75,10 +68,11 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
 
     say(f"loading data {recipe.data.source}")
     store = load(shipped.locate_source(recipe.data.source), progress=is_first())
-    record = _open_run(recipe, out, store, resume)
+    record = open_run(out, recipe, store, resume=resume)
     if record.get("finished"):
         say(f"{out} is finished; nothing to do")
         return out
+    arena = _arena(recipe.evaluate, store)
 
     method = method_module(recipe.method)
     torch.manual_seed(key(recipe.seed, 0) >> 1)
@@ -101,13 +95,31 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     if not is_first():
         return out
 
-    trained = learner.averaged().to("cpu")
-    _write_folder(out / "model", trained.save_pretrained)
+    trained = learner.averaged()
+    with _quiet_saving():
+        write_folder(out / "model", trained.save_pretrained)
     record |= {"updates": recipe.train.steps, "seconds": round(seconds, 3)}
-    _write_json(out / "run.json", record)
+    write_json(out / "run.json", record)
     say(f"trained {recipe.train.steps} updates in {seconds:.1f} s; the model is in {out / 'model'}")
-    _write_json(out / "run.json", record | {"finished": True})
+    if arena:
+        returns = store.returns if store.has_rewards else None
+        print(_measure(trained, arena, recipe.evaluate, returns, out), flush=True)
+    write_json(out / "run.json", record | {"finished": True})
     return out
+
+
+@contextlib.contextmanager
+def _quiet_saving() -> Iterator[None]:
+    """Without transformers' bar for one shard that is written in an instant."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _fit(learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str, Any]) -> float:
@@ -151,51 +163,103 @@ def _fit(learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str
     return earlier + time.monotonic() - began
 
 
-def _open_run(recipe: Recipe, out: Path, store: TrajectoryStore, resume: bool) -> dict[str, Any]:
-    """The record of the run in `out`, begun or resumed; refuses to mix two runs."""
-    content: dict[str, Any] = {"fingerprint": store.fingerprint, "episodes": len(store), "transitions": store.rows}
-    data = {"source": recipe.data.source, **content}
-    known = json.loads((out / "run.json").read_text()) if (out / "run.json").is_file() else {}
-    if not is_first():
-        return known
-    old = out / "recipe.yaml"
-    if not old.is_file() and out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out}: found files that are no run, expected a new or empty folder; give another --out")
-    if old.is_file() and not resume:
-        raise CheckpointError(f"{out}: holds a run already; go on with it by --resume, or give another --out")
-    record: dict[str, Any] = known or {"id": secrets.token_hex(4), "data": data}
-    if old.is_file():
-        changed = [
-            line
-            for line in differences(recipe, parse_recipe(old.read_text(), str(old)))
-            if not line.startswith(_HARMLESS)
-        ]
-        if changed:
-            raise CheckpointError(
-                f"{out}: cannot resume with another recipe ({'; '.join(changed)}); give another --out"
+def _arena(options: Evaluate, store: TrajectoryStore) -> str | None:
+    """The environment to measure in, built once before hours of training; None where the data's own cannot be."""
+    from seqwm.envs.make import make_vector
+
+    environment = options.environment or store.provenance.get("environment")
+    if environment is None:
+        say("the data names no environment and evaluate.environment is null, so there will be no evaluation")
+        return None
+    try:
+        make_vector(environment, 1, spaces=store.spaces, options=options.environment_options).close()
+    except (UnfitEnvironmentError, MissingPackageError) as error:
+        if options.environment:
+            raise
+        say(f"there will be no evaluation: {error}")
+        return None
+    return str(environment)
+
+
+def evaluate_run(
+    run_or_repository: str | Path,
+    *,
+    environment: str | None = None,
+    targets: Sequence[float] | None = None,
+    episodes: int | None = None,
+    seed: int | None = None,
+    reference: str | None = None,
+    revision: str | None = None,
+    out: str | Path | None = None,
+) -> Evaluation:
+    """Evaluate a trained model; what is None is taken from the run's recipe.
+
+    Args:
+        run_or_repository: the folder of a run, or a Hub repository.
+        environment: a Gymnasium id.
+        targets: target returns; where the recipe has none either, those that the run was evaluated at.
+        episodes: for each target.
+        seed: the first of the environments' seeds.
+        reference: name of the pair of returns behind scores.
+        revision: of a Hub repository.
+        out: folder for evaluation.json, curve.png and replay.mp4; nothing is written when None.
+    """
+    from seqwm.hub.load import load_model
+
+    model = load_model(run_or_repository, revision=revision)
+    run = Path(run_or_repository)
+    file = run / "recipe.yaml"
+    options = parse_recipe(file.read_text(), str(file)).evaluate if file.is_file() else Evaluate()
+    if targets is None and options.targets is None and (run / "evaluation.json").is_file():
+        asked = [one["target"] for one in json.loads((run / "evaluation.json").read_text())["summaries"]]
+        targets = [target for target in asked if target is not None] or None
+    given: dict[str, Any] = {
+        "environment": environment or options.environment or model.config.environment,
+        "targets": tuple(targets) if targets is not None else None,
+        "episodes": episodes,
+        "seed": seed,
+        "reference": reference,
+    }
+    options = dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
+    if options.environment is None:
+        raise UnfitEnvironmentError(
+            f"{run_or_repository}: names no environment; give one, for example --env CartPole-v1"
+        )
+    return _measure(model, options.environment, options, None, Path(out) if out else None)
+
+
+def _measure(
+    model: Any, environment: str, options: Evaluate, returns: NDArray[np.float64] | None, out: Path | None
+) -> Evaluation:
+    """Play the episodes; leave them, and what shows them, in `out`. `returns` are those of the data, where known."""
+    from seqwm.evaluation.evaluate import evaluate, spread_targets
+    from seqwm.evaluation.figures import draw_curve
+    from seqwm.evaluation.references import own_reference, reference
+    from seqwm.evaluation.replay import write_replay
+
+    targets = options.targets
+    if targets is None and returns is not None and model.return_conditioned:
+        targets = spread_targets(returns)
+    evaluation = evaluate(
+        model,
+        environment,
+        targets=targets,
+        episodes=options.episodes,
+        seed=options.seed,
+        options=options.environment_options,
+        reference=reference(options.reference) if options.reference else own_reference(environment),
+    )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        evaluation.save(out / "evaluation.json")
+        draw_curve(evaluation, out / "curve.png", returns)
+        if options.replay:
+            asked = [target for target in evaluation.targets if target is not None]
+            best = max(asked, default=None)
+            write_replay(
+                model, environment, best, options.seed, out / "replay.mp4", options=options.environment_options
             )
-        if record["data"]["fingerprint"] != data["fingerprint"]:
-            found, was = (f"{d['transitions']} transitions, {d['fingerprint'][:12]}" for d in (data, record["data"]))
-            raise CheckpointError(f"{out}: cannot resume, the data changed ({found}; was {was}); give another --out")
-    from seqwm.core.provenance import provenance
-    from seqwm.data.segment import write_atomically
-
-    out.mkdir(parents=True, exist_ok=True)
-    record |= {**provenance(), "method": recipe.method, "seed": recipe.seed}
-    _write_json(out / "run.json", record)
-    write_atomically(old, resolved_yaml(recipe).encode())
-    return record
-
-
-def say(text: str) -> None:
-    """A line for the person who waits, from the first process only."""
-    if is_first():
-        print(text, file=sys.stderr, flush=True)
-
-
-def is_first() -> bool:
-    """Whether this is the process that writes, the only one or number 0 of several."""
-    return os.environ.get("RANK", "0") == "0"
+    return evaluation
 
 
 def _keep_batch(path: Path, windows: Batches, step: int) -> Path:
@@ -206,21 +270,6 @@ def _keep_batch(path: Path, windows: Batches, step: int) -> Path:
 
     batch = windows.batch(step)
     fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    leaves = {name.rstrip("/"): leaf.contiguous() for name, leaf in flatten(fields).items() if leaf is not None}
+    leaves = {name: leaf.contiguous() for name, leaf in flatten(fields).items() if leaf is not None}
     save_file(leaves, path)
     return path
-
-
-def _write_json(path: Path, value: Any) -> None:
-    from seqwm.data.segment import write_atomically
-
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def _write_folder(path: Path, write: Callable[[Path], Any]) -> None:
-    """A folder that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    write(partial)
-    shutil.rmtree(path, ignore_errors=True)
-    os.rename(partial, path)
