@@ -46,10 +46,10 @@ def collect(
     Raises:
         UnfitEnvironmentError: the environment cannot be built, or does not fit `spaces`.
         SpaceError: its spaces cannot be stored.
-        RolloutError: it failed on the way; what was collected by then is in the store.
-        DataError: `out` holds something, or the environment gave what a store refuses.
+        RolloutError: it failed on the way or gave what a store refuses; what was collected by then is in the store.
+        DataError: `out` holds something.
     """
-    vector = make_vector(environment, max(1, min(lanes, steps)), spaces=spaces, options=options)
+    vector = make_vector(environment, lanes, spaces=spaces, options=options)
     try:
         own = Spaces(vector.single_observation_space, vector.single_action_space)
         provenance = {

@@ -137,8 +137,7 @@ def gather(
     flushed to the store however this ends.
 
     Raises:
-        RolloutError: an environment raised, or an action was not a number.
-        DataError: an environment gave what a store refuses, NaN for example.
+        RolloutError: an environment raised or gave what a store refuses (NaN, say), or an action was not a number.
     """
     everyone = np.arange(vector.num_envs)
     lanes = [store.lane() for _ in everyone]
@@ -158,7 +157,10 @@ def gather(
             recorded = min(steps, len(lanes))  # in the last round there may be more lanes than transitions wanted
             for i in range(recorded):
                 end = bool(terminated[i]), bool(truncated[i])
-                lanes[i].step(_row(actions, i), float(rewards[i]), _row(observation, i), *end)
+                try:
+                    lanes[i].step(_row(actions, i), float(rewards[i]), _row(observation, i), *end)
+                except DataError as error:
+                    raise RolloutError(f"{vector.name}: lane {i}: its episode was refused: {error}") from error
             steps -= recorded
             first = terminated | truncated
             played += first

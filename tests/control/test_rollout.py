@@ -134,6 +134,16 @@ def test_what_was_collected_before_an_environment_raised_is_in_the_store(tmp_pat
     assert store.verify() == []
 
 
+def test_an_episode_that_the_store_refuses_is_named_with_its_environment_and_lane() -> None:
+    with pytest.raises(RolloutError, match=r"Blind-v0: lane \d: .*step 1, column 'observations\[0\]': \[not-finite\]"):
+        collect("seqwm-tests/Blind-v0", None, 50, None, lanes=2, seed=0, progress=False)
+
+
+def test_more_lanes_than_steps_collect_no_more_than_was_asked() -> None:
+    store = collect(COUNTDOWN, None, 3, None, lanes=8, seed=0, progress=False)
+    assert store.lengths.tolist() == [1, 1, 1]
+
+
 def test_an_interrupted_collection_keeps_its_store(tmp_path) -> None:
     class Interrupting(RandomPolicy):
         calls = 0

@@ -47,6 +47,13 @@ class Breaking(Countdown):
         return super().step(action)
 
 
+class Blind(Countdown):
+    """Observes NaN after its first step."""
+
+    def _observation(self):
+        return super()._observation() * (np.nan if self.done else 1.0)
+
+
 class Rooms(gymnasium.Env):
     """Observations and actions of every kind in a dict; three steps long."""
 
@@ -71,5 +78,5 @@ class Rooms(gymnasium.Env):
         return self.observation_space.sample(), 1.0, self.done == 3, False, {}
 
 
-for _kind in (Countdown, Breaking, Rooms):
+for _kind in (Countdown, Breaking, Blind, Rooms):
     gymnasium.register(f"seqwm-tests/{_kind.__name__}-v0", entry_point=_kind)
