@@ -164,12 +164,12 @@ class Evaluation:
         lines = [f"{self.environment}, {len(self.records)} episodes{named}", _HEADER + " score" * bool(named)]
         for one in self.summaries:
             target = "-" if one.target is None else f"{one.target:g}"
-            interval = f"[{one.interval[0]:.1f}, {one.interval[1]:.1f}]" if one.interval else "-"
-            numbers = "".join(f"{value:>10.1f}" for value in (one.median, one.iqm, one.min, one.max))
+            interval = f"[{one.interval[0]:.4g}, {one.interval[1]:.4g}]" if one.interval else "-"
+            numbers = "".join(f"{value:>10.4g}" for value in (one.median, one.iqm, one.min, one.max))
             score = "" if one.score is None else f"{one.score:>6.1f}"
-            lines.append(f"{target:>10}{one.mean:>10.1f} {interval:>20}{numbers}{score}")
+            lines.append(f"{target:>10}{one.mean:>10.4g} {interval:>20}{numbers}{score}")
         if self.calibration_error is not None:
-            lines.append(f"calibration error {self.calibration_error:.1f} (mean distance from the target)")
+            lines.append(f"calibration error {self.calibration_error:.4g} (mean distance from the target)")
         return "\n".join(lines)
 
 

@@ -133,3 +133,12 @@ def test_an_evaluation_survives_its_file(tmp_path, named) -> None:
 def test_targets_spread_over_the_upper_half_of_the_data() -> None:
     assert spread_targets(np.array([0.0, 10.0, 20.0, 30.0, 100.0])) == (20.0, 40.0, 60.0, 80.0, 100.0)
     assert spread_targets(np.full(7, 3.0)) == (3.0,)
+
+
+def test_an_evaluation_prints_as_a_table_with_a_line_a_target() -> None:
+    head, columns, first, second, last = str(made(reference("seqwm/Hopper-v5"))).splitlines()
+    assert head == "Hopper-v5, 10 episodes, scores by seqwm/Hopper-v5"
+    assert columns.split() == ["target", "mean", "95", "%", "interval", "median", "iqm", "min", "max", "score"]
+    assert second.split() == ["300", "250", "[250,", "250]", "250", "250", "250", "250", "7.2"]
+    assert len(first) == len(second) == len(columns)
+    assert last == "calibration error 35 (mean distance from the target)"
