@@ -1,4 +1,4 @@
-"""The command line: each verb is a thin reading of one Python function; nothing heavy is imported before it is needed."""
+"""The command line: each verb is a thin reading of one Python function; heavy imports wait until they are needed."""
 
 from __future__ import annotations
 
@@ -180,16 +180,18 @@ def _convert(options: argparse.Namespace) -> int:
 def _collect(options: argparse.Namespace) -> int:
     from seqwm.control.collect import collect
 
-    policy = None
+    policy = spaces = None
     if options.policy != "random":
+        from seqwm.evaluation.evaluate import model_spaces
         from seqwm.hub.load import load_model
 
         model = load_model(options.policy)
+        spaces = model_spaces(model)
         targets = [options.target] * options.lanes if options.target is not None else None
         policy = model.policy(targets)
     store = collect(
         options.environment, policy, options.steps, options.out,
-        lanes=options.lanes, seed=options.seed, name=options.policy,
+        lanes=options.lanes, seed=options.seed, spaces=spaces, name=options.policy,
     )  # fmt: skip
     returns = store.returns
     print(f"{options.out}: {store.rows:,} transitions in {len(store):,} episodes, mean return {returns.mean():.4g}")
@@ -260,7 +262,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         revision=options.revision,
         out=options.out,
     )
-    print(evaluation.as_text())
+    print(evaluation)
     return 0
 
 
