@@ -132,12 +132,11 @@ def _fit(learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str
         learner.load_state_dict(saved.state["learner"])
         say(f"going on from update {saved.step}")
     start, earlier = (saved.step, float(saved.state["seconds"])) if saved else (0, 0.0)
-    began = time.monotonic()
 
     def state() -> dict[str, Any]:
         return {"learner": learner.state_dict(), "seconds": earlier + time.monotonic() - began}
 
-    steps = recipe.train.steps
+    steps, began = recipe.train.steps, time.monotonic()
     try:
         if not is_first():
             loop.train(learner, steps, start=start)
@@ -153,6 +152,7 @@ def _fit(learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str
             config=dataclasses.asdict(recipe),
         )
         checkpoints = checkpoint.Checkpoints(out / "checkpoints", state, recipe.train.checkpoint_every)
+        began = time.monotonic()
         with tracking:
             loop.train(learner, steps, start=start, hooks=(tracking, checkpoints))
     except TrainingError as error:

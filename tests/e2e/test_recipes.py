@@ -1,0 +1,48 @@
+"""Every recipe that ships says what it is for, and runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from seqwm.core.shipped import shipped_folder
+from seqwm.recipe import find_recipe, parse_recipe, read_recipe, resolved_yaml, shipped_recipes
+from seqwm.run import train
+from seqwm.study import cells, read_study
+from seqwm.training.tracking import read_metrics
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+STUDIES = sorted((shipped_folder() / "recipes" / "studies").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_recipe_says_its_question_result_time_and_command_and_resolves_to_itself(name):
+    text = find_recipe(name).read_text()
+    header = text[: text.index("\nmethod:")]
+    for part in ("?", "Expected: ", "Time: ", f"Command: seqwm train recipes/{name}.yaml"):
+        assert part in header
+    recipe = read_recipe(name)
+    assert parse_recipe(resolved_yaml(recipe), name) == recipe
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_recipe_shrunk_to_a_minute_trains_and_evaluates(name, tmp_path, monkeypatch):
+    recipe = read_recipe(name)
+    scheme, _, location = recipe.data.source.rpartition(":")
+    if scheme and not (scheme == "minari" and (SHARED / location).is_dir()):
+        pytest.skip(f"{recipe.data.source} is not on this machine")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(SHARED))
+    monkeypatch.setenv("SEQWM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    out = train(name, small=True, changes=["train.track=[]", "evaluate.replay=false"])
+    assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(20))
+    assert json.loads((out / "evaluation.json").read_text())["episodes"]
+    assert (out / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.parent.name)
+def test_every_cell_of_a_study_is_a_recipe(file):
+    assert [cell.key for cell in cells(read_study(file))]
