@@ -26,7 +26,9 @@ class ObservedLeaf:
     def add(self, values: Array) -> None:
         """Widen the range; values of another shape are passed over, for they are told where they are read."""
         if values.shape[1:] == self.shape and len(values):
-            self.low = np.fmin(self.low, np.fmin.reduce(values, axis=0))  # NaN is told where it is read, too
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                values = np.where(np.isfinite(values), values, np.nan)  # told where they are read, too
+            self.low = np.fmin(self.low, np.fmin.reduce(values, axis=0))
             self.high = np.fmax(self.high, np.fmax.reduce(values, axis=0))
 
     @property
