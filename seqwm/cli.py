@@ -163,7 +163,7 @@ def _convert(options: argparse.Namespace) -> int:
         from seqwm.data.export import write_parquet
 
         store = _load(options.source)
-        write_parquet(store, options.out)
+        write_parquet(store.episodes(), store.spaces, options.out, provenance=store.provenance)
         print(f"{options.out}: {store.rows:,} transitions in {len(store):,} episodes, as Parquet")
         return 0
     from seqwm.core import shipped

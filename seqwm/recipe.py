@@ -14,19 +14,16 @@ command line (`--set train.steps=1000`) go through the same check. There are no 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import yaml
 
-import seqwm.methods
 from seqwm.core import shipped, strict_yaml
 from seqwm.core.errors import RecipeError
+from seqwm.methods import method_module, methods
 from seqwm.training.options import TrainOptions
 
 
@@ -67,9 +64,7 @@ class Evaluate:
         if self.episodes < 1:
             raise ValueError(f"episodes: found {self.episodes}, expected at least 1")
         if self.targets is not None and not self.targets:
-            raise ValueError(
-                "targets: found an empty list, expected returns, or null to take them from the data"
-            )
+            raise ValueError("targets: found an empty list, expected returns, or null to take them from the data")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,16 +140,6 @@ def shipped_recipes() -> list[str]:
     folder = shipped.shipped_folder() / "recipes"
     names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
     return sorted(name for name in names if not name.startswith("studies/"))
-
-
-def methods() -> list[str]:
-    """The names of all methods: the files of seqwm/methods."""
-    return sorted(module.name for module in pkgutil.iter_modules(seqwm.methods.__path__))
-
-
-def method_module(method: str) -> ModuleType:
-    """The module of a method that `methods` lists."""
-    return importlib.import_module(f"seqwm.methods.{method}")
 
 
 def resolved_yaml(recipe: Recipe) -> str:

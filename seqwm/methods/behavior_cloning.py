@@ -85,7 +85,7 @@ def episodes(options: Options, store: TrajectoryStore) -> Sequence[int] | None:
         return None
     order = np.argsort(-store.returns, kind="stable")
     enough = int(np.searchsorted(np.cumsum(store.lengths[order]), options.top_fraction * store.rows)) + 1
-    return np.sort(order[:enough]).tolist()
+    return [int(number) for number in np.sort(order[:enough])]
 
 
 class BehaviorCloningConfig(PreTrainedConfig):
@@ -118,7 +118,7 @@ class BehaviorCloning(PreTrainedModel):
         hidden: list[nn.Module] = [nn.ReLU(), nn.Dropout(config.dropout)]
         for _ in range(config.layers - 1):
             hidden += [nn.Linear(config.width, config.width), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.hidden = nn.Sequential(*hidden)
+        self.hidden: nn.Module = nn.Sequential(*hidden)
         self.predict_action = nn.Linear(config.width, self.actions.size)
         self.post_init()
 
@@ -128,7 +128,8 @@ class BehaviorCloning(PreTrainedModel):
 
     def forward(self, observations: TensorTree) -> Tensor:
         """Outputs for actions, [..., A], of observations with leaves [..., *leaf]."""
-        outputs: Tensor = self.predict_action(self.hidden(self.observe(observations)))
+        features: Tensor = self.hidden(self.observe(observations))
+        outputs: Tensor = self.predict_action(features)
         return outputs
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -382,10 +382,11 @@ def from_transformers(
     with torch.no_grad():
         for name, ours, transposed in _weight_names(theirs.n_layer):
             own[ours].copy_(weights[name].T if transposed else weights[name])
-        model.embed_norm.bias += weights["encoder.wpe.weight"][0]
+        model.embed_norm.bias.add_(weights["encoder.wpe.weight"][0])
         model.observe.mean.copy_(torch.as_tensor(state_mean))
         model.observe.std.copy_(torch.as_tensor(state_std))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def initialise_leaf(module: nn.Module) -> None:

@@ -141,7 +141,7 @@ class Camera(nn.Module):
         """[..., H, W, C] uint8 to [..., width]."""
         flat = frames.flatten(0, -4).movedim(-1, 1).float() / 255 - 0.5
         out: Tensor = self.linear(self.convolutions(flat).flatten(1))
-        return out.unflatten(0, frames.shape[:-3])
+        return out.reshape(*frames.shape[:-3], -1)
 
 
 class ActionCodec(nn.Module):

@@ -13,7 +13,7 @@ Shapes: B batch, L tokens, R tokens read out, W width, K heads of C = W / K each
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -115,9 +115,9 @@ class Transformer(nn.Module):
             read: positions whose features are wanted; all when None.
             mask: added to the scores, broadcastable to [B, K, L, L], in place of the plain causal order.
         """
-        *first, last = self.blocks
-        for block in first:
+        for block in self.blocks[:-1]:
             x = block(x, mask)
+        last = cast(Block, self.blocks[-1])
         x = last(x, mask) if read is None else last.read(x, read, mask)
         normed: Tensor = self.norm(x)
         return normed

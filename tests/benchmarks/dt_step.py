@@ -72,7 +72,9 @@ def theirs() -> tuple[torch.nn.Module, Callable[[Batch], torch.Tensor]]:
     return model, loss
 
 
-def stepper(make: Callable[[], tuple[torch.nn.Module, Callable[[Batch], torch.Tensor]]], half: bool) -> Callable[[], float]:
+def stepper(
+    make: Callable[[], tuple[torch.nn.Module, Callable[[Batch], torch.Tensor]]], half: bool
+) -> Callable[[], float]:
     torch.manual_seed(0)
     model, loss = make()
     model.train()

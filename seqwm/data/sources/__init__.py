@@ -62,29 +62,34 @@ def open_source(name: str, findings: Findings, *, streaming: bool = False) -> So
     """
     scheme, colon, location = name.partition(":")
     if colon and scheme in ("minari", "lerobot", "d4rl"):
-        return _reader(scheme).open_source(location, findings)
+        return _opened(_reader(scheme).open_source(location, findings))
     if colon and scheme == "hf":
         repository, _, revision = location.partition("@")
-        return _reader("hub").open_source(repository, findings, revision=revision or None, streaming=streaming)
+        return _opened(_reader("hub").open_source(repository, findings, revision=revision or None, streaming=streaming))
 
     path = Path(name)
     if not path.exists():
         raise DataError([_unknown(name, "no such file or folder")])
     if (path / "data" / "metadata.json").is_file() or (path / "metadata.json").is_file():
-        return _reader("minari").open_folder(path, findings)
+        return _opened(_reader("minari").open_folder(path, findings))
     if (path / "meta" / "info.json").is_file():
-        return _reader("lerobot").open_source(name, findings)
+        return _opened(_reader("lerobot").open_source(name, findings))
     if path.suffix in (".hdf5", ".h5"):
-        return _reader("d4rl").open_source(name, findings)
+        return _opened(_reader("d4rl").open_source(name, findings))
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".parquet", ".arrow"))
     if files and all(file.suffix in (".parquet", ".arrow") for file in files):
-        return _reader("hub").open_files(files, findings)
+        return _opened(_reader("hub").open_files(files, findings))
     raise DataError([_unknown(name, f"a {'file' if path.is_file() else 'folder'} that no reader knows")])
 
 
 def _reader(name: str) -> Any:
     """A reader's module, imported when it is used: each needs its own packages."""
     return importlib.import_module(f"seqwm.data.sources.{name}")
+
+
+def _opened(source: Any) -> Source:
+    assert isinstance(source, Source)
+    return source
 
 
 def _unknown(name: str, found: str) -> Problem:
