@@ -204,14 +204,16 @@ def evaluate_run(
         revision: of a Hub repository.
         out: folder for evaluation.json, curve.png and replay.mp4; nothing is written when None.
     """
-    from seqwm.hub.load import load_model
+    from seqwm.hub.load import find_model, load_model
 
     model = load_model(run_or_repository, revision=revision)
-    run = Path(run_or_repository)
-    file = run / "recipe.yaml"
-    options = parse_recipe(file.read_text(), str(file)).evaluate if file.is_file() else Evaluate()
-    if targets is None and options.targets is None and (run / "evaluation.json").is_file():
-        asked = [one["target"] for one in json.loads((run / "evaluation.json").read_text())["summaries"]]
+    folder = find_model(run_or_repository, revision=revision)
+    home = folder if (folder / "recipe.yaml").is_file() else folder.parent  # a repository is flat, a run is not
+    options = Evaluate()
+    if (home / "recipe.yaml").is_file():
+        options = parse_recipe((home / "recipe.yaml").read_text(), str(home / "recipe.yaml")).evaluate
+    if targets is None and options.targets is None and (home / "evaluation.json").is_file():
+        asked = [one["target"] for one in json.loads((home / "evaluation.json").read_text())["summaries"]]
         targets = [target for target in asked if target is not None] or None
     given: dict[str, Any] = {
         "environment": environment or options.environment or model.config.environment,

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from seqwm.core.shipped import shipped_folder
+from seqwm.evaluation.evaluate import Evaluation
 from seqwm.recipe import find_recipe, parse_recipe, read_recipe, resolved_yaml, shipped_recipes
-from seqwm.run import train
+from seqwm.run import evaluate_run, train
 from seqwm.study import cells, read_study
 from seqwm.training.tracking import read_metrics
 
@@ -18,10 +19,10 @@ STUDIES = sorted((shipped_folder() / "recipes" / "studies").glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_recipe_says_its_question_result_time_and_command_and_resolves_to_itself(name):
+def test_a_recipe_says_its_expected_result_time_and_command_and_resolves_to_itself(name):
     text = find_recipe(name).read_text()
     header = text[: text.index("\nmethod:")]
-    for part in ("?", "Expected: ", "Time: ", f"Command: seqwm train recipes/{name}.yaml"):
+    for part in ("Expected: ", "Time: ", f"Command: seqwm train recipes/{name}.yaml"):
         assert part in header
     recipe = read_recipe(name)
     assert parse_recipe(resolved_yaml(recipe), name) == recipe
@@ -41,6 +42,20 @@ def test_a_recipe_shrunk_to_a_minute_trains_and_evaluates(name, tmp_path, monkey
     assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(20))
     assert json.loads((out / "evaluation.json").read_text())["episodes"]
     assert (out / "model" / "model.safetensors").is_file()
+
+
+def test_a_run_is_evaluated_again_to_the_same_returns_and_with_what_is_asked_otherwise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = ["train.track=[]", "train.steps=3", "evaluate.episodes=2", "evaluate.targets=[100, 500]"]
+    out = train("quickstart", changes=changes)
+    assert out == Path("runs/quickstart")
+    written = {path.name for path in out.iterdir()}
+    assert {"model", "evaluation.json", "curve.png", "replay.mp4", "recipe.yaml", "run.json"} <= written
+    first = Evaluation.from_json(json.loads((out / "evaluation.json").read_text()))
+    assert evaluate_run(out, out="again") == first
+    assert (tmp_path / "again" / "evaluation.json").read_bytes() == (out / "evaluation.json").read_bytes()
+    other = evaluate_run(out, targets=[250], episodes=1, seed=7)
+    assert [(target, outcome.seed) for target, outcome in other.records] == [(250.0, 7)]
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.parent.name)
