@@ -2,10 +2,10 @@
 
     python tests/benchmarks/study_peer.py recipes/studies/hopper/study.yaml --method DT
 
-For each cell of the named method it trains transformers' own class by a plain loop (its forward pass, masked squared
-error, AdamW on all weights, gradient clipping, the recipe's learning rate, float32) on the batches that ours saw, evaluates it
-on the same targets and seeds, and adds a record to peer.json beside the study, which names that file under `include`.
-To act, its weights go through `from_transformers`, whose outputs are its own to 1e-6.
+For each cell of the named method it trains transformers' own class by a plain loop (its forward pass in float32, masked
+squared error, AdamW on all weights, gradient clipping, the recipe's learning rate) on the batches that ours saw,
+evaluates it on the same targets and seeds, and adds a record to peer.json beside the study, which names that file under
+`include`. To act, its weights go through `from_transformers`, whose outputs are its own to 1e-6.
 """
 
 from __future__ import annotations
