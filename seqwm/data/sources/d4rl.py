@@ -20,7 +20,7 @@ from seqwm.data.problems import Findings, Problem
 from seqwm.data.sources import Source
 from seqwm.data.sources.columns import UnreadableColumn
 from seqwm.data.sources.ends import open_tail
-from seqwm.data.sources.hdf5 import Hdf5File, open_hdf5, read_array
+from seqwm.data.sources.hdf5 import Hdf5File, open_hdf5, read_array, read_attributes
 from seqwm.data.sources.minari_metadata import scalars
 from seqwm.data.sources.observed_spaces import observe, space_of
 
@@ -41,7 +41,7 @@ def open_source(location: str, findings: Findings) -> Source:
         expected, mend = "an HDF5 file in D4RL's layout", "check the path"
         raise DataError([Problem("unknown-source", "no such file", expected, mend, location)])
     with open_hdf5(path) as file:
-        provenance = _attributes(file)
+        provenance = _attributes(file, path)
         if missing := [column for column in _NEEDED if column not in file.names]:
             raise DataError([_missing(path, column) for column in missing])
         columns = {column: _column(file, path, column) for column in ("observations", "actions")}
@@ -153,10 +153,11 @@ def _jumps(observations: Array, following: Array) -> NDArray[np.bool_]:
     return jumps
 
 
-def _attributes(file: Hdf5File) -> dict[str, Scalar]:
-    import h5py
-
-    return scalars(dict(h5py.Group(file.root).attrs))
+def _attributes(file: Hdf5File, path: Path) -> dict[str, Scalar]:
+    try:
+        return scalars(read_attributes(file.root))
+    except UnreadableColumn as problem:
+        raise DataError([problem.problem(str(path))]) from None
 
 
 def _missing(path: Path, column: str) -> Problem:

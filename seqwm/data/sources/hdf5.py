@@ -29,6 +29,9 @@ _MOST_COMPRESSION = 2000
 
 _ROOM = 64 << 20  # bytes that a data set may claim whatever is behind it
 
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+"""What the library raises, depending on which of its structures is broken."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hdf5File:
@@ -60,24 +63,28 @@ def open_hdf5(path: Path) -> Iterator[Hdf5File]:
 
     try:
         file = h5py.h5f.open(str(path).encode(), h5py.h5f.ACC_RDONLY)
-    except OSError as error:
+    except _DAMAGE as error:
         raise DataError([_corrupt(path, error)]) from None
     try:
-        root = h5py.h5g.open(file, b"/")
         names: list[str] = []
         links: list[Problem] = []
 
         def visit(name: bytes, link: Any) -> None:
             if link.type == h5py.h5l.TYPE_HARD:
-                names.append(name.decode())
+                names.append(name.decode(errors="backslashreplace"))
             else:
                 kind = "a soft link" if link.type == h5py.h5l.TYPE_SOFT else "an external link"
                 mend = "write the data set itself; links are never followed"
-                links.append(Problem("outside-file", kind, "data", mend, str(path), column=name.decode()))
+                links.append(
+                    Problem(
+                        "outside-file", kind, "data", mend, str(path), column=name.decode(errors="backslashreplace")
+                    )
+                )
 
         try:
+            root = h5py.h5g.open(file, b"/")
             root.links.visit(visit, info=True)
-        except (RuntimeError, OSError, ValueError) as error:
+        except _DAMAGE as error:
             raise DataError([_corrupt(path, error)]) from None
         if links:
             raise DataError(links)
@@ -99,19 +106,22 @@ def read_array(parent: Any, name: str) -> Array:
     import h5py
 
     dataset, space = _open(parent, name)
-    dtype = dataset.dtype
+    try:
+        dtype, stored = dataset.dtype, dataset.get_storage_size()
+    except _DAMAGE as error:
+        raise _broken(error) from None
     if dtype.kind not in "biuf":
         mend = "store numbers, one fixed type a column"
         raise UnreadableColumn("object-dtype", f"values of type {_type_name(dtype)}", "numbers", mend)
     shape = space.shape
     if not shape:
         raise UnreadableColumn("wrong-shape", "a single value", "one row a step", "store an array")
-    _refuse_impossible(dataset, shape, dtype.itemsize)
+    _refuse_impossible(shape, dtype.itemsize, stored)
     values = np.empty(shape, dtype.newbyteorder("="))
     if values.size:
         try:
             dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-        except OSError as error:
+        except _DAMAGE as error:
             raise _broken(error) from None
     return values
 
@@ -125,11 +135,11 @@ def read_byte_strings(parent: Any, name: str) -> list[bytes]:
     import h5py
 
     dataset, _ = _open(parent, name)
-    if h5py.check_vlen_dtype(dataset.dtype) == np.uint8:
-        try:
+    try:
+        if h5py.check_vlen_dtype(dataset.dtype) == np.uint8:
             return [row.tobytes() for row in h5py.Dataset(dataset)[()]]
-        except OSError as error:
-            raise _broken(error) from None
+    except _DAMAGE as error:
+        raise _broken(error) from None
     rows = read_array(parent, name)
     if rows.dtype != np.uint8 or rows.ndim != 2:
         found = f"{rows.dtype} of shape {rows.shape}"
@@ -138,35 +148,67 @@ def read_byte_strings(parent: Any, name: str) -> list[bytes]:
     return [row.tobytes() for row in rows]
 
 
+def open_group(parent: Any, name: str) -> Any:
+    """A group as h5py's low-level identifier.
+
+    Raises:
+        UnreadableColumn: where there is none.
+    """
+    import h5py
+
+    try:
+        return h5py.h5g.open(parent, name.encode())
+    except _DAMAGE as error:
+        raise _broken(error) from None
+
+
+def read_attributes(group: Any) -> dict[str, Any]:
+    """The attributes of a group by name, strings and numbers as h5py gives them.
+
+    Raises:
+        UnreadableColumn: where they are damaged.
+    """
+    import h5py
+
+    try:
+        return dict(h5py.Group(group).attrs)
+    except _DAMAGE as error:
+        raise _broken(error) from None
+
+
 def _open(parent: Any, name: str) -> tuple[Any, Any]:
     """Low-level data set and data space, nothing of it read."""
     import h5py
 
     try:
         dataset = h5py.h5d.open(parent, name.encode())
-    except (KeyError, ValueError, OSError):
+    except _DAMAGE:
         raise UnreadableColumn("missing-column", "no such data set", "a data set", "log every column") from None
-    plist = dataset.get_create_plist()
-    if plist.get_layout() == h5py.h5d.VIRTUAL:
+    try:
+        plist, space = dataset.get_create_plist(), dataset.get_space()
+        layout, outside = plist.get_layout(), plist.get_external_count()
+        filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
+    except _DAMAGE as error:
+        raise _broken(error) from None
+    if layout == h5py.h5d.VIRTUAL:
         raise _outside("a virtual data set")
-    if plist.get_external_count():
+    if outside:
         raise _outside("external storage")
-    for number in range(plist.get_nfilters()):
-        if (code := plist.get_filter(number)[0]) not in _FILTERS:
-            mend = "write it with gzip, LZF or no compression; filters from plugins are never loaded"
-            raise UnreadableColumn("unknown-format", f"filter {code}", "a filter that HDF5 comes with", mend)
-    space = dataset.get_space()
+    if unknown := set(filters) - _FILTERS:
+        mend = "write it with gzip, LZF or no compression; filters from plugins are never loaded"
+        found = f"filter {', '.join(map(str, sorted(unknown)))}"
+        raise UnreadableColumn("unknown-format", found, "filters that HDF5 comes with", mend)
     if space.get_simple_extent_type() == h5py.h5s.NULL:
         raise UnreadableColumn("null-value", "an empty data space", "one row a step", "store an array")
     return dataset, space
 
 
-def _refuse_impossible(dataset: Any, shape: tuple[int, ...], itemsize: int) -> None:
+def _refuse_impossible(shape: tuple[int, ...], itemsize: int, stored: int) -> None:
     size = itemsize
     for extent in shape:
         size *= extent
-    if shape[0] >= 2**31 or size > _ROOM + _MOST_COMPRESSION * dataset.get_storage_size():
-        found = f"a stated shape {shape} over {dataset.get_storage_size()} bytes in the file"
+    if shape[0] >= 2**31 or size > _ROOM + _MOST_COMPRESSION * stored:
+        found = f"a stated shape {shape} over {stored} bytes in the file"
         raise UnreadableColumn("impossible-length", found, "as many rows as were written", "fetch the file again")
 
 

@@ -15,7 +15,7 @@ from gymnasium import spaces as gym_spaces
 
 from seqwm.core.types import Array, Tree
 from seqwm.data.sources.columns import UnreadableColumn
-from seqwm.data.sources.hdf5 import Hdf5File, open_hdf5, read_array, read_byte_strings
+from seqwm.data.sources.hdf5 import Hdf5File, open_group, open_hdf5, read_array, read_attributes, read_byte_strings
 from seqwm.data.sources.minari_metadata import LoggedEpisode, Metadata, decode_jpeg, is_jpeg, scalars
 
 FILE_NAME = "main_data.hdf5"
@@ -39,11 +39,9 @@ class Hdf5Episodes:
         Raises:
             UnreadableColumn: for a column that is missing, damaged, or holds anything but numbers.
         """
-        import h5py
-
         name = f"episode_{number}"
-        group = h5py.h5g.open(self.content.root, name.encode())
-        stated = scalars(dict(h5py.Group(group).attrs))
+        group = open_group(self.content.root, name)
+        stated = scalars(read_attributes(group))
         identity, steps = stated.pop("id", None), stated.pop("total_steps", None)
         return LoggedEpisode(
             observations=self._tree(group, name, "observations", self.metadata.observation_space),

@@ -136,7 +136,7 @@ def _read_table(folder: Path, suffix: str) -> dict[str, pa.Array]:
         if len(batches) == 1:
             return {name: batches[0].column(name) for name in names}
         return {name: pa.concat_arrays([batch.column(name) for batch in batches]) for name in names}
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         found = f"a file that cannot be read ({next(iter(str(error).splitlines()), type(error).__name__)})"
         raise UnreadableColumn("corrupt-file", found, f"the {suffix} file of an episode", "fetch it again") from None
 

@@ -310,6 +310,22 @@ def test_a_damaged_file_is_told(root, kind, damage):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+def test_whatever_byte_is_changed_validation_ends_in_findings(root, kind):
+    files = [file for file in root.rglob("*") if file.is_file()]
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        file = files[rng.integers(len(files))]
+        content = file.read_bytes()
+        place = rng.integers(len(content))
+        file.write_bytes(content[:place] + bytes([content[place] ^ rng.integers(1, 256)]) + content[place + 1 :])
+        refused += bool(validate(root).errors)
+        file.write_bytes(content)
+    assert refused > 0
+    assert validate(root).errors == []
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("column", ["observations", "rewards"])
 def test_a_column_that_is_not_there_is_told(root, kind, column):
     if kind == "hdf5":
