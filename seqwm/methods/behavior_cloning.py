@@ -123,8 +123,9 @@ class BehaviorCloning(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
 
     def forward(self, observations: TensorTree) -> Tensor:
         """Outputs for actions, [..., A], of observations with leaves [..., *leaf]."""
