@@ -157,6 +157,10 @@ def _single_batch(buffer: pa.Buffer) -> pa.RecordBatch:
     reader = pa.ipc.open_file(pa.BufferReader(buffer))
     if reader.num_record_batches != 1:
         raise pa.ArrowInvalid(f"{reader.num_record_batches} record batches")
+    try:
+        _ = reader.schema.names
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(f"a column name that is no text ({error})") from None
     return reader.get_batch(0)
 
 
