@@ -20,14 +20,18 @@ with room for every sequence is exhaustive, and then finds the maximum of its ob
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from seqwm.control.gumbel_noise import GumbelNoise
 from seqwm.tokenizers.transition import TokenLayout
+
+CPU_ENVIRONMENTS = 4
+"""Environments searched together on a CPU: one core is busy with one of them already, and the keys and values of more
+than these outgrow its cache and are fetched from memory for every token (twice the time at a horizon of 15)."""
 
 Objective = Literal["return", "goal", "likelihood"]
 
@@ -163,9 +167,27 @@ def beam_search(
     """
     if (goal is None) == (objective == "goal"):
         raise ValueError(f"objective '{objective}' {'needs a goal' if goal is None else 'takes no goal'}")
-    noise = _Noise(keys) if options.sample and keys is not None else None
-    if options.sample and noise is None:
+    if options.sample and keys is None:
         raise ValueError("a search that samples needs keys; pass them or set `sample` to false")
+    together = CPU_ENVIRONMENTS if context.device.type == "cpu" else len(context)
+    plans = []
+    for first in range(0, len(context), together):
+        part = slice(first, first + together)
+        noise = GumbelNoise(keys[part]) if options.sample and keys is not None else None
+        part_goal = None if goal is None else goal[part]
+        plans.append(_search(model, context[part], rows[part], options, objective, part_goal, noise))
+    return Plan(*(torch.cat(leaves) for leaves in zip(*((p.codes, p.scores, p.lengths) for p in plans), strict=True)))
+
+
+def _search(
+    model: TokenModel,
+    context: Tensor,
+    rows: Tensor,
+    options: SearchOptions,
+    objective: Objective,
+    goal: Tensor | None,
+    noise: GumbelNoise | None,
+) -> Plan:
     layout, imitates = model.layout, objective == "likelihood"
     actions = range(layout.observation, layout.reward + imitates)  # imitation proposes rewards like actions
     observation = range(layout.observation)
@@ -290,7 +312,7 @@ def _propose(
     columns: range,
     width: int,
     limits: tuple[int, float],
-    noise: _Noise | None,
+    noise: GumbelNoise | None,
     *,
     scored: bool,
 ) -> _Beams:
@@ -386,39 +408,3 @@ def _limit(log_probability: Tensor, top_k: int, nucleus: float) -> Tensor:
         least = falling.masked_fill(share_before >= nucleus, torch.inf).amin(-1, keepdim=True)
         limited = limited.masked_fill(log_probability < least, -torch.inf)
     return limited if limited is log_probability else limited.log_softmax(-1)
-
-
-class _Noise:
-    """Gumbel noise as a pure function of an environment's key and the place in the search.
-
-    Lanes of a batch therefore plan as they would alone. The hash is SplitMix64, as in `seqwm.core.random`.
-    """
-
-    def __init__(self, keys: Tensor) -> None:
-        self._keys = keys
-
-    def perturb(self, log_probability: Tensor, parent: Tensor, place: tuple[int, int]) -> Tensor:
-        """Perturbed log-probabilities [E, N, M, V] whose maximum over V is the parent's [E, N, M].
-
-        The largest k of a branch then are a sample of k sequences without replacement (Kool, van Hoof and Welling
-        2019, appendix B).
-        """
-        environments, *rest = log_probability.shape
-        salt = _mix(_mix(self._keys + _GAMMA) ^ (place[0] * 65_537 + place[1]))
-        counters = torch.arange(math.prod(rest), device=self._keys.device)
-        bits = _mix(salt[:, None] + counters * _GAMMA) & 0x7FFFFF
-        uniform = (bits + 0.5) * 2.0**-23
-        free = log_probability - torch.log(-torch.log(uniform)).view(environments, *rest)
-        most = free.amax(-1, keepdim=True)
-        excess = parent[..., None] - free + torch.log1p(-torch.exp(free - most))
-        held = parent[..., None] - excess.clamp(min=0) - torch.log1p(torch.exp(-excess.abs()))
-        return held.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-
-
-_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # as a signed integer
-
-
-def _mix(z: Tensor) -> Tensor:
-    z = (z ^ (z >> 30) & 0x3FFFFFFFF) * (0xBF58476D1CE4E5B9 - (1 << 64))
-    z = (z ^ (z >> 27) & 0x1FFFFFFFFF) * (0x94D049BB133111EB - (1 << 64))
-    return z ^ (z >> 31) & 0x1FFFFFFFF

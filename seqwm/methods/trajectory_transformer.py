@@ -284,10 +284,8 @@ class TrajectoryTransformer(PreTrainedModel):
                 f"at most {limit}, which `context_length` was trained for: plan with a shorter context or horizon"
             )
         level, hidden = self._read(codes, rows)
-        capacity = horizon * (self.layout.columns - 1)
-        memory = _Memory(
-            BranchedCache.root(level, capacity), torch.zeros_like(rows), rows - 1, 0, self.layout, self._possible()
-        )
+        cache, first = BranchedCache.root(level, horizon * (self.layout.columns - 1)), torch.zeros_like(rows)
+        memory = _Memory(cache, first, rows - 1, self.layout.observation, 0, self.layout, self._possible())
         return memory, self._logits(hidden, self.layout.observation - 1, memory.possible)[:, None]
 
     def extend(self, memory: _Memory, codes: Tensor, column: int) -> Tensor:
@@ -305,6 +303,7 @@ class TrajectoryTransformer(PreTrainedModel):
             x = block.finish(x, read[:, None])
         if remembered:
             memory.cache.advance()
+        memory.column = (column + 1) % self.layout.columns
         logits = self._logits(self.transformer.norm(x[:, 0]), column, memory.possible)
         return logits.view(environments, branches, -1)
 
@@ -384,7 +383,7 @@ class TrajectoryTransformer(PreTrainedModel):
         slots = torch.arange(prefix.stop, device=rows.device)
         prefix.mask = _hidden(slots >= used[:, None], prefix.content.dtype)
         cache = BranchedCache.root(prefix, layout.columns - 1)
-        memory = _Memory(cache, past, past + rows - 1, 0, layout, self._possible())
+        memory = _Memory(cache, past, past + rows - 1, layout.observation, 0, layout, self._possible())
 
         codes[lanes, rows - 1, layout.observation : layout.reward] = self.tokenizer.encode_action(action)
         for column in range(layout.observation, layout.reward):
@@ -507,6 +506,7 @@ class _Memory:
     Attributes:
         cache: keys and values of all branches.
         first, row: int64 [E], the transitions at the prefix's beginning and being written.
+        column: that comes next.
         depth: transitions begun since the prefix.
         layout: of the tokens.
         possible: added to the logits.
@@ -515,12 +515,14 @@ class _Memory:
     cache: BranchedCache
     first: Tensor
     row: Tensor
+    column: int
     depth: int
     layout: TokenLayout
     possible: Tensor
 
     def fork(self, width: int) -> _Memory:
-        return dataclasses.replace(self, cache=self.cache.fork(width, self.layout.columns - 1))
+        last = self.layout.observation if self.column < self.layout.observation else self.layout.value
+        return dataclasses.replace(self, cache=self.cache.fork(width, last - self.column))
 
     def keep(self, children: Tensor) -> _Memory:
         return dataclasses.replace(self, cache=self.cache.keep(children))

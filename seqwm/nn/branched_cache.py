@@ -42,13 +42,16 @@ class Level:
         """Rows that keep their own tokens here."""
         return self.content.shape[2]
 
-    def gather(self, rows: Tensor) -> Level:
-        """The named rows, int64 [rows], copied."""
+    def make_room(self) -> None:
+        """Twice the capacity where it is used up."""
+        if self.stop == self.content.shape[4]:
+            self.content = torch.cat([self.content, torch.empty_like(self.content)], 4)
+
+    def gather(self, rows: Tensor, into: Tensor | None = None) -> Level:
+        """The named rows, int64 [rows], copied; into memory of the right shape where there is some."""
         shape = (*self.content.shape[:2], len(rows), *self.content.shape[3:])
-        content = self.content.new_empty(shape)
-        torch.index_select(
-            self.content[..., self.start : self.stop, :], 2, rows, out=content[..., self.start : self.stop, :]
-        )
+        content = into if into is not None and into.shape == shape else self.content.new_empty(shape)
+        _copy_rows(self.content[..., self.start : self.stop, :], rows, content[..., self.start : self.stop, :])
         return Level(content, self.start, self.stop)
 
 
@@ -59,12 +62,14 @@ class BranchedCache:
     Attributes:
         levels: prefix, history, and children where branches are forked; new tokens go to the last.
         environments, branches, children: E, N, M.
+        spare: the memory of a history that was left, which the next one takes.
     """
 
     levels: list[Level]
     environments: int
     branches: int
     children: int
+    spare: Tensor | None = None
 
     @classmethod
     def root(cls, prefix: Level, capacity: int) -> BranchedCache:
@@ -89,6 +94,7 @@ class BranchedCache:
         newest = self.levels[-1]
         stops = [level.stop for level in self.levels]
         if key is not None and value is not None:
+            newest.make_room()
             newest.content[0, layer, :, :, newest.stop] = key
             newest.content[1, layer, :, :, newest.stop] = value
             stops[-1] += 1
@@ -125,18 +131,21 @@ class BranchedCache:
         return replace(self, levels=[*self.levels[:-1], self.levels[-1].gather(rows)], children=children.shape[2])
 
     def select(self, branches: Tensor) -> BranchedCache:
-        """The named branches or children, int64 [E, N'], as the branches."""
+        """The named branches or children, int64 [E, N'], as the branches; the cache before is used up by it."""
         first = torch.arange(self.environments, device=branches.device)[:, None]
-        prefix, history, *forked = self.levels
-        history = history.gather((first * self.branches + branches // self.children).flatten())
+        prefix, left, *forked = self.levels
+        history = left.gather((first * self.branches + branches // self.children).flatten(), self.spare)
         for level in forked:
             rows = (first * self.branches * self.children + branches).flatten()
             grown = history.stop + level.stop
-            torch.index_select(
-                level.content[..., : level.stop, :], 2, rows, out=history.content[..., history.stop : grown, :]
-            )
+            _copy_rows(level.content[..., : level.stop, :], rows, history.content[..., history.stop : grown, :])
             history.stop = grown
-        return BranchedCache([prefix, history], self.environments, branches.shape[1], 1)
+        return BranchedCache([prefix, history], self.environments, branches.shape[1], 1, left.content)
+
+
+def _copy_rows(source: Tensor, rows: Tensor, target: Tensor) -> None:
+    if source.shape[-2]:
+        torch.index_select(source, 2, rows, out=target)
 
 
 def _empty(like: Tensor, rows: int, capacity: int) -> Level:

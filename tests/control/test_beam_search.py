@@ -231,6 +231,12 @@ def test_proposals_from_one_root_never_repeat() -> None:
         assert len({tuple(codes) for codes in plan.codes[index, :, 0, 2:4].tolist()}) == 12
 
 
+@pytest.fixture
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqwm.control.beam_search.CPU_ENVIRONMENTS", 1 << 20)
+
+
+@pytest.mark.usefixtures("all_at_once")
 def test_sampled_actions_follow_the_models_distribution() -> None:
     world, contexts, options = narrow(horizon=1, beams=1, expansion=1)
     draws = 20_000
@@ -243,6 +249,7 @@ def test_sampled_actions_follow_the_models_distribution() -> None:
     assert torch.allclose(drawn.double(), expected, atol=5 * (0.25 / draws) ** 0.5)
 
 
+@pytest.mark.usefixtures("all_at_once")
 def test_the_second_of_two_draws_follows_the_distribution_without_the_first() -> None:
     world, contexts, options = narrow(horizon=1, beams=2, expansion=1)
     draws = 20_000
@@ -264,6 +271,7 @@ def test_the_second_of_two_draws_follows_the_distribution_without_the_first() ->
     assert torch.allclose(drawn.double(), expected, atol=5 * (0.25 / draws) ** 0.5)
 
 
+@pytest.mark.usefixtures("all_at_once")
 def test_limits_keep_the_likeliest_codes_only() -> None:
     world, contexts, options = narrow(horizon=1, beams=1, expansion=1)
     draws = 2_000
