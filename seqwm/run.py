@@ -52,7 +52,7 @@ def train(
         SystemExit: SIGTERM or SIGINT came; a checkpoint was made and the status is 128 + signal.
     """
     if not isinstance(recipe, Recipe):
-        say(f"reading recipe {recipe}")
+        say(f"reading recipe {recipe}, loading torch")
         out = out or Path("runs") / str(recipe).removeprefix("recipes/").removesuffix(".yaml").lstrip("./")
         recipe = read_recipe(recipe, changes)
     return train_recipe(smoke(recipe) if small else recipe, Path(out or Path("runs") / recipe.method), resume=resume)
@@ -60,7 +60,6 @@ def train(
 
 def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     """Train and evaluate `recipe` in the folder `out`, as `train` does."""
-    say("loading torch")
     import torch
 
     from seqwm.data.load import load

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from seqwm.core.errors import SpaceError
 from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.tree import tree_map
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.leaves import ActionCodec, ObservationEncoder
 
@@ -159,6 +160,8 @@ class BehaviorCloningPolicy:
     @torch.no_grad()
     def act(self, state: State, observation: TensorTree, reward: Tensor, first: Tensor) -> tuple[TensorTree, State]:
         """The action of each lane; see `seqwm.core.protocols.Policy`."""
+        # nothing in the state tells the caller where the model is
+        observation = tree_map(lambda leaf: leaf.to(self.model.device), observation)
         return self.model.actions.decode(self.model(observation)), state
 
 
