@@ -124,9 +124,7 @@ class BehaviorCloning(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
+        return  # torch's own initial weights, which every layer was made with
 
     def forward(self, observations: TensorTree) -> Tensor:
         """Outputs for actions, [..., A], of observations with leaves [..., *leaf]."""
