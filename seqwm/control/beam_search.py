@@ -29,9 +29,9 @@ from torch import Tensor
 from seqwm.control.gumbel_noise import GumbelNoise
 from seqwm.tokenizers.transition import TokenLayout
 
-CPU_ENVIRONMENTS = 4
-"""Environments searched together on a CPU: one core is busy with one of them already, and the keys and values of more
-than these outgrow its cache and are fetched from memory for every token (twice the time at a horizon of 15)."""
+CPU_BYTES, DEVICE_BYTES = 32 << 20, 4 << 30
+"""What the branches of environments that are searched together may remember. A CPU slows down by half where that
+outgrows its cache, since all of it is read for every token; a device only has to hold it."""
 
 Objective = Literal["return", "goal", "likelihood"]
 
@@ -114,6 +114,10 @@ class TokenModel(Protocol):
         """
         ...
 
+    def branch_bytes(self, horizon: int) -> int:
+        """What one branch remembers of that many transitions."""
+        ...
+
     def extend(self, memory: Memory, codes: Tensor, column: int) -> Tensor:
         """Append codes int64 [E, N] of one column to the memory; the logits of the column that follows."""
         ...
@@ -169,7 +173,10 @@ def beam_search(
         raise ValueError(f"objective '{objective}' {'needs a goal' if goal is None else 'takes no goal'}")
     if options.sample and keys is None:
         raise ValueError("a search that samples needs keys; pass them or set `sample` to false")
-    together = CPU_ENVIRONMENTS if context.device.type == "cpu" else len(context)
+    together = (CPU_BYTES if context.device.type == "cpu" else DEVICE_BYTES) // (
+        options.beams * max(model.branch_bytes(options.horizon), 1)
+    )
+    together = max(together, 1)
     plans = []
     for first in range(0, len(context), together):
         part = slice(first, first + together)

@@ -288,6 +288,12 @@ class TrajectoryTransformer(PreTrainedModel):
         memory = _Memory(cache, first, rows - 1, self.layout.observation, 0, self.layout, self._possible())
         return memory, self._logits(hidden, self.layout.observation - 1, memory.possible)[:, None]
 
+    def branch_bytes(self, horizon: int) -> int:
+        """Keys and values that one branch gathers in that many transitions."""
+        tokens = horizon * (self.layout.columns - 1)
+        size: int = tokens * 2 * self.config.layers * self.config.width * self.heads.element_size()
+        return size
+
     def extend(self, memory: _Memory, codes: Tensor, column: int) -> Tensor:
         """Append one code a branch; the logits of the column that follows, as `TokenModel` has it."""
         if column == 0:

@@ -71,6 +71,9 @@ class RandomWorld:
             together[index : index + 1] = logits
         return Hidden(state, 1), together
 
+    def branch_bytes(self, horizon: int) -> int:
+        return 48
+
     def extend(self, memory: Hidden, codes: Tensor, column: int) -> Tensor:
         memory.state, logits = self.advance(memory.state, codes, column)
         return logits
@@ -186,10 +189,15 @@ def narrow(seed: int = 3, **changes: object) -> tuple[RandomWorld, Tensor, Searc
 
 
 @pytest.mark.parametrize("objective", ["return", "likelihood"])
-def test_environments_planned_together_are_planned_as_if_alone(objective: Objective) -> None:
+def test_environments_planned_together_are_planned_as_if_alone(
+    objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world, contexts, options = narrow(observation_top_k=0)
     rows, keys = torch.tensor([2, 1, 2, 2, 1, 2]), torch.arange(6) * 7
     together = beam_search(world, contexts, rows, options, objective=objective, keys=keys)
+    monkeypatch.setattr("seqwm.control.beam_search.CPU_BYTES", 4 * options.beams * 48)  # four, then two
+    in_groups = beam_search(world, contexts, rows, options, objective=objective, keys=keys)
+    assert torch.equal(in_groups.codes, together.codes)
     for index in range(6):
         one = slice(index, index + 1)
         alone = beam_search(world, contexts[one], rows[one], options, objective=objective, keys=keys[one])
@@ -231,12 +239,6 @@ def test_proposals_from_one_root_never_repeat() -> None:
         assert len({tuple(codes) for codes in plan.codes[index, :, 0, 2:4].tolist()}) == 12
 
 
-@pytest.fixture
-def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqwm.control.beam_search.CPU_ENVIRONMENTS", 1 << 20)
-
-
-@pytest.mark.usefixtures("all_at_once")
 def test_sampled_actions_follow_the_models_distribution() -> None:
     world, contexts, options = narrow(horizon=1, beams=1, expansion=1)
     draws = 20_000
@@ -249,7 +251,6 @@ def test_sampled_actions_follow_the_models_distribution() -> None:
     assert torch.allclose(drawn.double(), expected, atol=5 * (0.25 / draws) ** 0.5)
 
 
-@pytest.mark.usefixtures("all_at_once")
 def test_the_second_of_two_draws_follows_the_distribution_without_the_first() -> None:
     world, contexts, options = narrow(horizon=1, beams=2, expansion=1)
     draws = 20_000
@@ -271,7 +272,6 @@ def test_the_second_of_two_draws_follows_the_distribution_without_the_first() ->
     assert torch.allclose(drawn.double(), expected, atol=5 * (0.25 / draws) ** 0.5)
 
 
-@pytest.mark.usefixtures("all_at_once")
 def test_limits_keep_the_likeliest_codes_only() -> None:
     world, contexts, options = narrow(horizon=1, beams=1, expansion=1)
     draws = 2_000

@@ -200,7 +200,7 @@ class Recorder:
     def __init__(self, model: TrajectoryTransformer, contexts: Tensor, rows: Tensor) -> None:
         self.model, self.contexts, self.rows = model, contexts, rows
         self.layout, self.checked = model.layout, 0
-        self.expectation, self.distance = model.expectation, model.distance
+        self.expectation, self.distance, self.branch_bytes = model.expectation, model.distance, model.branch_bytes
 
     def prefill(self, codes: Tensor, rows: Tensor, horizon: int) -> tuple[RecordedMemory, Tensor]:
         memory, logits = self.model.prefill(codes, rows, horizon)
