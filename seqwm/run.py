@@ -63,6 +63,7 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     import torch
 
     from seqwm.data.load import load
+    from seqwm.hub.card import write_card
     from seqwm.training.supervised import SupervisedLearner
 
     say(f"loading data {recipe.data.source}")
@@ -103,6 +104,7 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     if arena:
         returns = store.returns if store.has_rewards else None
         print(_measure(trained, arena, recipe.evaluate, returns, out), flush=True)
+    write_card(out)
     write_json(out / "run.json", record | {"finished": True})
     return out
 

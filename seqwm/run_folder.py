@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from seqwm.core.errors import CheckpointError
 from seqwm.recipe import Recipe, differences, parse_recipe, resolved_yaml
 
@@ -37,7 +39,9 @@ def open_run(out: Path, recipe: Recipe, store: TrajectoryStore, *, resume: bool)
             what could not change a result (evaluation, tracking, checkpoints) may differ.
     """
     content: dict[str, Any] = {"fingerprint": store.fingerprint, "episodes": len(store), "transitions": store.rows}
-    data = {"source": recipe.data.source, **content}
+    data = {"source": recipe.data.source, **content, "provenance": dict(store.provenance)}
+    if store.has_rewards:
+        data["returns"] = [float(pick(store.returns)) for pick in (np.min, np.median, np.max)]
     known = read_run(out) if (out / "run.json").is_file() else {}
     if not is_first():
         return known

@@ -68,6 +68,8 @@ def test_a_run_leaves_weights_metrics_recipe_and_record():
         "fingerprint": TrajectoryStore.open("logs").fingerprint,
         "episodes": 6,
         "transitions": 72,
+        "provenance": {},
+        "returns": [float(pick(TrajectoryStore.open("logs").returns)) for pick in (np.min, np.median, np.max)],
     }
     assert record["versions"]["torch"] == torch.__version__
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []

@@ -54,6 +54,7 @@ def test_a_file_that_did_not_change_makes_no_commit(hub):
     assert len(hub.asked("PUT")) == 1
 
 
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument")  # which diffusers still gives
 def test_a_model_of_transformers_and_one_of_diffusers_come_back_equal(hub):
     config = transformers.DecisionTransformerConfig(
         state_dim=3, act_dim=2, hidden_size=8, n_layer=1, n_head=1, max_ep_len=5, vocab_size=1
