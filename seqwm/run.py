@@ -6,12 +6,11 @@ is used, so that a mistyped recipe is refused at once.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +63,7 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
 
     from seqwm.data.load import load
     from seqwm.hub.card import write_card
+    from seqwm.hub.load import quiet_transformers
     from seqwm.training.supervised import SupervisedLearner
 
     say(f"loading data {recipe.data.source}")
@@ -96,7 +96,7 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
         return out
 
     trained = learner.averaged()
-    with _quiet_saving():
+    with quiet_transformers():
         write_folder(out / "model", trained.save_pretrained)
     record |= {"updates": recipe.train.steps, "seconds": round(seconds, 3)}
     write_json(out / "run.json", record)
@@ -107,20 +107,6 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     write_card(out)
     write_json(out / "run.json", record | {"finished": True})
     return out
-
-
-@contextlib.contextmanager
-def _quiet_saving() -> Iterator[None]:
-    """Without transformers' bar for one shard that is written in an instant."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _fit(learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str, Any]) -> float:

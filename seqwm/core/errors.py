@@ -5,6 +5,7 @@ SeqwmError
 ├── SpaceError             a space that a store, method or environment cannot take
 ├── RecipeError            a recipe that cannot be read or makes no sense
 ├── CheckpointError        a run folder that cannot be resumed or loaded
+├── HubError               the Hub refused, cannot be reached, or sent what is not whole
 ├── UnfitEnvironmentError  an environment that cannot be built or does not fit the model
 ├── RolloutError           an environment or policy that failed in the middle of a run
 ├── MissingPackageError    an optional package that the request needs
@@ -48,6 +49,10 @@ class RecipeError(SeqwmError):
 
 class CheckpointError(SeqwmError):
     """A run folder or checkpoint that cannot be resumed or loaded."""
+
+
+class HubError(SeqwmError):
+    """The Hub refused, cannot be reached, or sent what is not whole; the message names the next step."""
 
 
 class UnfitEnvironmentError(SeqwmError):

@@ -1,55 +1,70 @@
 """`seqwm.load_model`: a run folder, a saved folder or a Hub repository to the model that it holds.
 
-The class is found by the `model_type` in config.json, 'seqwm_NAME' for the file seqwm/methods/NAME.py; nothing that a
-stranger's folder names is imported or executed, and weights are read from safetensors only.
+The class is found by the `model_type` in config.json: 'seqwm_NAME' for the file seqwm/methods/NAME.py, and
+'decision_transformer' for transformers' own. Of a stranger's folder only tensors and the fields that the class knows
+are read: no code beside the weights is imported, no pickle opened, no adapter or kernel fetched. What came from the
+Hub is checked against the hashes it gave.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
 import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from seqwm.core.errors import CheckpointError
+from seqwm.core.errors import CheckpointError, HubError
+from seqwm.hub.faults import patiently
 from seqwm.methods import method_module, methods
 
-_PREFIX = "seqwm_"
+PREFIX = "seqwm_"
+"""Before a method's name, the `model_type` of its configuration."""
+
+_WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "recipe.yaml", "run.json", "evaluation.json"]
+_TOLD = (  # what `to_transformers` adds to a config of transformers' class
+    *("state_mean", "state_std", "return_scale", "action_centre", "action_scale"),
+    *("observation_space", "action_space", "environment"),
+)
+_INDEX = "model.safetensors.index.json"
 
 
-def load_model(name: str | Path, *, revision: str | None = None) -> Any:
+def load_model(name: str | Path, *, revision: str | None = None, normalisation: Mapping[str, Any] | None = None) -> Any:
     """The trained model of a run or a repository, in float32, ready to act.
 
     Args:
         name: a run folder, a folder with config.json and model.safetensors, or 'user/name' on the Hub.
         revision: branch, tag or commit of a Hub repository.
+        normalisation: for a Decision Transformer of transformers' class whose config does not tell: keyword arguments
+            of `seqwm.methods.decision_transformer.from_transformers` (state_mean, state_std, return_scale, ...), which
+            such checkpoints tell in their cards.
 
     Returns:
         An instance of the method's `PreTrainedModel`: `policy(...)` acts with it.
 
     Raises:
-        CheckpointError: nothing there, a model of another library, or weights that are not safetensors.
+        CheckpointError: nothing there, a model of another library, weights that are not whole or not safetensors.
+        HubError: the Hub refused or cannot be reached, and the cache does not have it.
     """
-    import torch
-    import transformers
-
     folder = find_model(name, revision=revision)
-    config = json.loads((folder / "config.json").read_text())
+    config = _read_config(name, folder)
+    _check_weights(name, folder)
     kind = str(config.get("model_type"))
-    if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
-        found = sorted(path.name for path in folder.iterdir())
-        raise CheckpointError(
-            f"{name}: no model.safetensors (found {', '.join(found)}); pickled weights are never read, "
-            "save the model again with save_pretrained"
-        )
-    transformers.utils.logging.disable_progress_bar()
     if kind == "decision_transformer":
-        return _from_transformers(name, folder)
-    method = kind.removeprefix(_PREFIX)
-    if not kind.startswith(_PREFIX) or method not in methods():
-        known = ", ".join(f"{_PREFIX}{each}" for each in methods())
-        raise CheckpointError(f"{name}: config.json names model_type '{kind}', expected one of {known}")
-    return _model_class(method).from_pretrained(folder, dtype=torch.float32).eval()
+        return _from_transformers(name, folder, config, normalisation or {})
+    method = kind.removeprefix(PREFIX)
+    if not kind.startswith(PREFIX) or method not in methods():
+        known = ", ".join(f"{PREFIX}{each}" for each in methods())
+        raise CheckpointError(
+            f"{name}: config.json names model_type '{kind}', expected one of {known}, or decision_transformer"
+        )
+    model_class = find_class(method)
+    fields = inspect.get_annotations(model_class.config_class)
+    settings = model_class.config_class(**{field: config[field] for field in fields if field in config})
+    return _read_weights(name, folder, model_class, settings)
 
 
 def find_model(name: str | Path, *, revision: str | None = None) -> Path:
@@ -60,24 +75,13 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
     if Path(name).exists():
         mend = "it may not have finished: go on with `seqwm train RECIPE --out DIR --resume`"
         raise CheckpointError(f"{name}: no model in this folder (config.json is missing); {mend}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        wanted = ["*.json", "*.safetensors", "*.yaml", "README.md"]
-        folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=wanted))
-    except HFValidationError:
-        raise CheckpointError(f"{name}: no such folder, and no Hub name either (user/name)") from None
-    except LocalEntryNotFoundError:
-        raise CheckpointError(f"{name}: no such folder, and the Hub cannot be reached to look for it there") from None
-    except HfHubHTTPError as error:
-        raise CheckpointError(f"{name}: no such folder, and the Hub answers: {str(error).splitlines()[0]}") from None
+    folder = _download(str(name), revision)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{name}: the repository has no config.json, so it holds no model of this kind")
     return folder
 
 
-def _model_class(method: str) -> Any:
+def find_class(method: str) -> Any:
     """The network of a method's file: the one PreTrainedModel that is defined there."""
     from transformers import PreTrainedModel
 
@@ -91,25 +95,120 @@ def _model_class(method: str) -> Any:
     return own[0]
 
 
-def _from_transformers(name: str | Path, folder: Path) -> Any:
-    """A Decision Transformer of transformers' own class whose config tells its normalisation."""
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' bars for one file that is read or written in an instant."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """The snapshot of a model repository: what the Hub has now, or what the cache has where it cannot be reached."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    def fetch() -> Path:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
+
+    place = f"{name}{f'@{revision}' if revision else ''}: no such folder here; on the Hub"
+    try:
+        folder = patiently(fetch, place, "read")
+    except HFValidationError:
+        raise CheckpointError(f"{name}: no such folder, and no Hub name either (user/name)") from None
+    except ValueError as error:
+        raise HubError(f"{place}: {error}; do not use this repository") from error
+    for file in folder.iterdir():
+        _check_hash(name, file)
+    return folder
+
+
+def _check_hash(name: str, file: Path) -> None:
+    """Remove a file whose content is not what the Hub announced; the cache keeps it under that hash."""
+    blob = file.resolve()
+    large = re.fullmatch(r"[0-9a-f]{64}", blob.name)
+    if not large and not re.fullmatch(r"[0-9a-f]{40}", blob.name):
+        return  # no symlinks on this system, so the hash was not kept
+    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % blob.stat().st_size)
+    with open(blob, "rb") as content:
+        while part := content.read(1 << 20):
+            digest.update(part)
+    if digest.hexdigest() != blob.name:
+        file.unlink()
+        blob.unlink()
+        raise HubError(
+            f"{name}: {file.name} has the hash {digest.hexdigest()[:12]}, the Hub said {blob.name[:12]}; it was "
+            "damaged on the way and has been removed: run the same command again"
+        )
+
+
+def _read_config(name: str | Path, folder: Path) -> dict[str, Any]:
+    from transformers import PreTrainedConfig
+
+    try:
+        config: dict[str, Any] = PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0]
+        return dict(config)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{name}: config.json is no JSON object; fetch or save the model again") from error
+
+
+def _check_weights(name: str | Path, folder: Path) -> None:
+    """Refuse a folder without safetensors, with files missing, or with an adapter that would fetch other weights."""
+    found = sorted(path.name for path in folder.iterdir())
+    if "adapter_config.json" in found:
+        raise CheckpointError(f"{name}: holds an adapter, expected whole weights; merge it and save the model again")
+    if _INDEX in found:
+        shards = set(json.loads((folder / _INDEX).read_text()).get("weight_map", {}).values())
+        missing = sorted(shard for shard in shards if shard not in found)
+        if missing:
+            raise CheckpointError(f"{name}: {_INDEX} names {', '.join(missing)}, which is not there; fetch it again")
+    elif "model.safetensors" not in found:
+        pickled = [file for file in found if file.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt"))]
+        if not pickled:
+            raise CheckpointError(f"{name}: found no model.safetensors; save the model with save_pretrained")
+        raise CheckpointError(
+            f"{name}: found {', '.join(pickled)}, expected model.safetensors; a pickle can run code and is never "
+            "opened. Ask the author for safetensors; where the Hub made a copy, it is at a revision like 'refs/pr/1'"
+        )
+
+
+def _read_weights(name: str | Path, folder: Path, model_class: Any, config: Any = None) -> Any:
+    """The model with every one of its weights read, and no other."""
     import torch
+    from safetensors import SafetensorError
+
+    options = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    try:
+        with quiet_transformers():
+            model, told = model_class.from_pretrained(folder, config=config, **options)
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+        said = next(line for line in [*str(error).splitlines(), "nothing more was said"] if line.strip())
+        raise CheckpointError(
+            f"{name}: model.safetensors cannot be read as config.json says ({said}); fetch or save the model again"
+        ) from error
+    for kind, mend in (("missing_keys", "lacks"), ("unexpected_keys", "has unknown")):
+        if told[kind]:
+            names = ", ".join(sorted(told[kind])[:4])
+            raise CheckpointError(f"{name}: model.safetensors {mend} {names}; it is of another version or damaged")
+    return model.eval()
+
+
+def _from_transformers(name: str | Path, folder: Path, config: dict[str, Any], normalisation: Mapping[str, Any]) -> Any:
+    """A Decision Transformer of transformers' own class."""
     import transformers
 
     from seqwm.methods.decision_transformer import from_transformers
 
-    exported = transformers.DecisionTransformerModel.from_pretrained(folder, dtype=torch.float32)
-    told = exported.config
-    missing = [key for key in ("state_mean", "state_std", "return_scale") if getattr(told, key, None) is None]
-    if missing:
-        raise CheckpointError(
-            f"{name}: config.json does not tell {', '.join(missing)}, without which the model cannot act; take them "
-            "from the model card and call seqwm.methods.decision_transformer.from_transformers"
-        )
-    return from_transformers(
-        exported,
-        state_mean=told.state_mean,
-        state_std=told.state_std,
-        return_scale=told.return_scale,
-        environment=getattr(told, "environment", None),
-    )
+    known = {*inspect.get_annotations(transformers.DecisionTransformerConfig), "max_length", *_TOLD}
+    settings = transformers.DecisionTransformerConfig(**{key: config[key] for key in known & config.keys()})
+    exported = _read_weights(name, folder, transformers.DecisionTransformerModel, settings)
+    try:
+        return from_transformers(exported, **normalisation)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None

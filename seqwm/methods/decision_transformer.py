@@ -25,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium.spaces
@@ -34,7 +35,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from seqwm.core.errors import SpaceError
+from seqwm.core.errors import CheckpointError, SpaceError
 from seqwm.core.spaces import is_image, leaf_spaces, space_from_json, space_to_json
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch, State, TensorTree
@@ -228,6 +229,13 @@ class DecisionTransformer(PreTrainedModel):
             raise ValueError("decision_transformer: expected target_returns, one for each lane; found none")
         return DecisionTransformerPolicy(self, target_returns)
 
+    def save_pretrained(self, save_directory: str | Path, *, as_transformers: bool = False, **options: Any) -> None:
+        """Write config.json and model.safetensors; `as_transformers`, those of transformers' own class."""
+        if as_transformers:
+            to_transformers(self).save_pretrained(save_directory, **options)
+        else:
+            super().save_pretrained(save_directory, **options)
+
 
 class DecisionTransformerPolicy:
     """Acts greedily in a batch of lanes, each with the return still to come that it was given.
@@ -297,7 +305,7 @@ def to_transformers(model: DecisionTransformer) -> transformers.DecisionTransfor
 
     As in every published Decision Transformer, that class takes standardised observations and scaled returns and gives
     actions in [-1, 1]. The figures stand in its config: state_mean, state_std, return_scale, action_centre,
-    action_scale.
+    action_scale; so do the spaces and the environment.
 
     Raises:
         SpaceError: image observations or an LSTM, which that class does not have.
@@ -315,6 +323,8 @@ def to_transformers(model: DecisionTransformer) -> transformers.DecisionTransfor
             max_ep_len=config.max_timestep,
             action_tanh=all(model.actions.bounded.values()),
             vocab_size=1,
+            bos_token_id=None,
+            eos_token_id=None,
             n_positions=3 * config.context_length,
             n_layer=config.layers,
             n_head=config.heads,
@@ -329,6 +339,8 @@ def to_transformers(model: DecisionTransformer) -> transformers.DecisionTransfor
             return_scale=config.return_scale,
             action_centre=model.actions.centre.tolist(),
             action_scale=model.actions.scale.tolist(),
+            observation_space=config.observation_space,
+            action_space=config.action_space,
             environment=config.environment,
         )
     )
@@ -344,36 +356,49 @@ def to_transformers(model: DecisionTransformer) -> transformers.DecisionTransfor
 def from_transformers(
     exported: transformers.DecisionTransformerModel,
     *,
-    state_mean: Sequence[float],
-    state_std: Sequence[float],
-    return_scale: float,
+    state_mean: Sequence[float] | None = None,
+    state_std: Sequence[float] | None = None,
+    return_scale: float | None = None,
     action_low: float = -1.0,
     action_high: float = 1.0,
     environment: str | None = None,
 ) -> DecisionTransformer:
-    """A Decision Transformer of transformers' class with its normalisation, for Box observations and actions.
+    """A Decision Transformer of transformers' class; what is not given is read from its config, if it tells.
 
     Args:
-        exported: for example one of the edbeeching/decision-transformer-gym-* checkpoints.
+        exported: for example one of the edbeeching/decision-transformer-gym-* checkpoints, whose configs tell nothing
+            of this, or what `to_transformers` made, whose config tells everything.
         state_mean, state_std: what its observations were standardised with; such checkpoints tell them in their cards.
         return_scale: what its returns were divided by.
-        action_low, action_high: bounds of every action.
+        action_low, action_high: bounds of every action, where its config does not tell the action space.
         environment: Gymnasium id it was trained for.
+
+    Raises:
+        CheckpointError: the normalisation is neither given nor told.
     """
     theirs = exported.config
-    observation = gymnasium.spaces.Box(-np.inf, np.inf, (theirs.state_dim,), np.float32)
+    given = {"state_mean": state_mean, "state_std": state_std, "return_scale": return_scale}
+    normal = {name: getattr(theirs, name, None) if value is None else value for name, value in given.items()}
+    missing = [name for name, value in normal.items() if value is None]
+    if missing:
+        raise CheckpointError(
+            f"config.json does not tell {', '.join(missing)}, without which the model cannot act; take them from its "
+            "card and give them: seqwm.load_model(name, normalisation={'state_mean': [...], ...})"
+        )
     low, high = (action_low, action_high) if theirs.action_tanh else (-np.inf, np.inf)
+    observation = gymnasium.spaces.Box(-np.inf, np.inf, (theirs.state_dim,), np.float32)
+    action = gymnasium.spaces.Box(low, high, (theirs.act_dim,), np.float32)
     config = DecisionTransformerConfig(
-        observation_space=space_to_json(observation),
-        action_space=space_to_json(gymnasium.spaces.Box(low, high, (theirs.act_dim,), np.float32)),
-        environment=environment,
+        observation_space=getattr(theirs, "observation_space", None) or space_to_json(observation),
+        action_space=getattr(theirs, "action_space", None) or space_to_json(action),
+        environment=environment or getattr(theirs, "environment", None),
         context_length=getattr(theirs, "max_length", None) or 20,
         layers=theirs.n_layer,
         heads=theirs.n_head,
         width=theirs.hidden_size,
         dropout=theirs.resid_pdrop,
         activation="relu" if theirs.activation_function == "relu" else "gelu",
-        return_scale=return_scale,
+        return_scale=normal["return_scale"],
         max_timestep=theirs.max_ep_len,
     )
     model = DecisionTransformer(config)
@@ -383,8 +408,11 @@ def from_transformers(
         for name, ours, transposed in _weight_names(theirs.n_layer):
             own[ours].copy_(weights[name].T if transposed else weights[name])
         model.embed_norm.bias.add_(weights["encoder.wpe.weight"][0])
-        model.observe.mean.copy_(torch.as_tensor(state_mean))
-        model.observe.std.copy_(torch.as_tensor(state_std))
+        model.observe.mean.copy_(torch.as_tensor(normal["state_mean"]))
+        model.observe.std.copy_(torch.as_tensor(normal["state_std"]))
+        if getattr(theirs, "action_space", None):
+            model.actions.centre.copy_(torch.as_tensor(theirs.action_centre))
+            model.actions.scale.copy_(torch.as_tensor(theirs.action_scale))
     model.eval()
     return model
 
