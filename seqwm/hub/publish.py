@@ -23,7 +23,7 @@ from seqwm.hub.card import card
 from seqwm.hub.finished_run import read_finished
 from seqwm.hub.load import load_model, quiet_transformers
 from seqwm.hub.standalone import write_standalone
-from seqwm.hub.upload import upload_folder
+from seqwm.hub.upload import put_aside, upload_folder
 from seqwm.methods import method_module
 
 _FROM_RUN = ("recipe.yaml", "run.json", "evaluation.json", "curve.png", "replay.mp4")
@@ -60,7 +60,7 @@ def publish(
         folder = Path(temporary) / "repository"
         compose(run, repository, folder)
         if dry_run is not None:
-            return str(_put(folder, Path(dry_run)))
+            return str(put_aside(folder, Path(dry_run)))
         method = read_finished(run).recipe["method"]
         return upload_folder(
             folder,
@@ -108,10 +108,3 @@ def _copy(run: Path, file: Path, target: Path) -> None:
     if not file.resolve().is_relative_to(run.resolve()):
         raise CheckpointError(f"{file}: leads out of the run's folder; put the file itself there, or remove it")
     shutil.copyfile(file, target)
-
-
-def _put(folder: Path, target: Path) -> Path:
-    if target.exists() and any(target.iterdir()):
-        raise CheckpointError(f"{target}: holds files already, expected a new or empty folder for the dry run")
-    shutil.copytree(folder, target, dirs_exist_ok=True)
-    return target

@@ -51,9 +51,7 @@ def _standing_alone(module: str) -> tuple[str, list[str]]:
             lines[node.lineno - 1] = lines[node.lineno - 1].replace(before, after, 1)
             imported.append(node.module)
         elif isinstance(node, ast.Import) and any(name.name.split(".")[0] == "seqwm" for name in node.names):
-            raise AssertionError(
-                f"{module}:{node.lineno}: `import seqwm` cannot become relative; import names from it"
-            )
+            raise AssertionError(f"{module}:{node.lineno}: `import seqwm` cannot become relative; import names from it")
     origin = f"# From seqwm {seqwm.__version__} (Apache-2.0), {module.replace('.', '/')}.py; see README.md.\n"
     return origin + "\n".join(lines).rstrip() + "\n", imported
 

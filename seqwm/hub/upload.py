@@ -6,6 +6,7 @@ the first one stopped. Only then are they named, by a commit that fails where so
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -50,6 +51,14 @@ def upload_folder(
     if revision:
         patiently(lambda: api.create_branch(repository, branch=revision, repo_type=kind, exist_ok=True), place, "write")
     return patiently(lambda: _commit(folder, repository, kind, revision, message, owned), place, "write")
+
+
+def put_aside(folder: Path, target: Path) -> Path:
+    """What would be sent, copied to `target` for a look; HubError where that holds files already."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise HubError(f"{target}: holds something already, expected a new or empty folder for the dry run")
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    return target
 
 
 def _commit(folder: Path, repository: str, kind: str, revision: str | None, message: str, owned: Sequence[str]) -> str:
