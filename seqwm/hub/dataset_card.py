@@ -93,7 +93,7 @@ def _spread_row(name: str, spread: dict[str, Any]) -> str:
 
 
 def _space(space: Space[Any]) -> str:
-    return f"`{re.sub(r'\s+', ' ', str(space))}`"
+    return f"`{' '.join(str(space).split())}`"
 
 
 def _source(store: TrajectoryStore) -> str:
