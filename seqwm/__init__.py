@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from seqwm.data.validate import validate
     from seqwm.evaluation.evaluate import evaluate
     from seqwm.hub.load import load_model
-    from seqwm.hub.publish import publish
     from seqwm.run import train
     from seqwm.study import run_study
 
@@ -41,7 +40,6 @@ _HOME = {
     "evaluate": "seqwm.evaluation.evaluate",
     "load": "seqwm.data.load",
     "load_model": "seqwm.hub.load",
-    "publish": "seqwm.hub.publish",
     "run_study": "seqwm.study",
     "train": "seqwm.run",
     "validate": "seqwm.data.validate",
@@ -54,7 +52,6 @@ __all__ = [
     "evaluate",
     "load",
     "load_model",
-    "publish",
     "run_study",
     "train",
     "validate",

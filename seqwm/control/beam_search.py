@@ -60,7 +60,7 @@ class SearchOptions:
     context: int | None = None
     sample: bool = True
     action_top_k: int = 0
-    action_nucleus: float = 0.4
+    action_nucleus: float = 1.0
     observation_top_k: int = 1
     observation_nucleus: float = 1.0
     plan_every: int = 1

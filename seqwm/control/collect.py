@@ -61,7 +61,7 @@ def collect(
             "seed": seed,
         }
         store = TrajectoryStore.create(out, own, provenance=provenance)
-        with tqdm(total=steps, desc=f"collect {environment}", unit="step", disable=not progress) as bar:
+        with tqdm(total=steps, desc=f"collect {environment}", unit="step", disable=None if progress else True) as bar:
             acting = policy or RandomPolicy(vector.single_action_space, seed)
             gather(vector, acting, store, steps, seed=seed, progress=bar)
     finally:

@@ -213,7 +213,9 @@ def evaluate(
     vector = make_vector(environment, min(lanes, len(jobs)), spaces=model_spaces(model), options=options)
     records: list[tuple[Target, Outcome]] = []
     try:
-        with tqdm(total=len(jobs), desc=f"evaluate {environment}", unit="episode", disable=not progress) as bar:
+        with tqdm(
+            total=len(jobs), desc=f"evaluate {environment}", unit="episode", disable=None if progress else True
+        ) as bar:
             for first in range(0, len(jobs), vector.num_envs):
                 part = jobs[first : first + vector.num_envs]
                 policy = acting(model, [target for target, _ in part])
