@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from seqwm.data.validate import validate
     from seqwm.evaluation.evaluate import evaluate
     from seqwm.hub.load import load_model
+    from seqwm.hub.publish import publish
     from seqwm.run import train
     from seqwm.study import run_study
 
@@ -40,6 +41,7 @@ _HOME = {
     "evaluate": "seqwm.evaluation.evaluate",
     "load": "seqwm.data.load",
     "load_model": "seqwm.hub.load",
+    "publish": "seqwm.hub.publish",
     "run_study": "seqwm.study",
     "train": "seqwm.run",
     "validate": "seqwm.data.validate",
@@ -52,6 +54,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_model",
+    "publish",
     "run_study",
     "train",
     "validate",

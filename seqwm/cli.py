@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
   seqwm train quickstart                            train, evaluate and draw, in about a minute on a CPU
   seqwm data inspect minari:mujoco/hopper/medium-v0 look at a dataset
   seqwm evaluate runs/quickstart --targets 100 300 500
+  seqwm publish runs/quickstart user/my-first-dt
 
 `seqwm VERB --help` tells more of each.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_evaluate(verbs)
     _add_study(verbs)
+    _add_publish(verbs)
     return parser
 
 
@@ -79,7 +81,7 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], help:
 def _add_data(verbs: Any) -> None:
     data = verbs.add_parser(
         "data",
-        help="inspect, validate, convert and collect datasets",
+        help="inspect, validate, convert, collect and publish datasets",
         epilog=SOURCES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -121,6 +123,16 @@ def _add_data(verbs: Any) -> None:
     verb.add_argument("--out", type=Path, required=True, help="the store to make")
     verb.add_argument("--lanes", type=int, default=16, help="environments that run side by side (%(default)s)")
     verb.add_argument("--seed", type=int, default=0)
+
+    verb = _verb(
+        kinds, "publish", _publish_data, "publish a dataset on the Hub as Parquet that others can read",
+        "  seqwm data publish logs/random user/cartpole-random\n"
+        "  seqwm data publish logs/random user/cartpole-random --dry-run folder",
+    )  # fmt: skip
+    verb.add_argument("source")
+    verb.add_argument("repository", help="user/name on the Hub")
+    verb.add_argument("--private", action="store_true")
+    verb.add_argument("--dry-run", type=Path, metavar="DIR", help="write the exact folder and send nothing")
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -186,7 +198,15 @@ def _collect(options: argparse.Namespace) -> int:
     return 0
 
 
-# -- train, evaluate, study -------------------------------------------------------------------------------------------
+def _publish_data(options: argparse.Namespace) -> int:
+    from seqwm.hub.publish_data import publish_data
+
+    store = _load(options.source)
+    print(publish_data(store, options.repository, private=options.private, dry_run=options.dry_run))
+    return 0
+
+
+# -- train, evaluate, study, publish ----------------------------------------------------------------------------------
 
 
 def _add_train(verbs: Any) -> None:
@@ -258,6 +278,33 @@ def _study(options: argparse.Namespace) -> int:
     from seqwm.study import run_study
 
     print(run_study(options.file))
+    return 0
+
+
+def _add_publish(verbs: Any) -> None:
+    verb = _verb(
+        verbs, "publish", _publish, "publish a run on the Hub: weights, recipe, results and card, in one commit",
+        "  seqwm publish runs/quickstart user/my-first-dt\n"
+        "  seqwm publish runs/quickstart user/my-first-dt --dry-run folder",
+    )  # fmt: skip
+    verb.add_argument("run_folder", type=Path, metavar="RUN")
+    verb.add_argument("repository", help="user/name on the Hub")
+    verb.add_argument("--private", action="store_true")
+    verb.add_argument("--revision", help="branch to publish on")
+    verb.add_argument("--dry-run", type=Path, metavar="DIR", help="write the exact folder and send nothing")
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from seqwm.hub.publish import publish
+
+    where = publish(
+        options.run_folder,
+        options.repository,
+        private=options.private,
+        revision=options.revision,
+        dry_run=options.dry_run,
+    )
+    print(where)
     return 0
 
 

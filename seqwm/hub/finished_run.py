@@ -70,12 +70,16 @@ def read_finished(run: Path) -> FinishedRun:
 
 
 def _parameters(folder: Path) -> int:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     count = 0
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "numpy") as weights:
-            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        try:
+            with safe_open(file, "numpy") as weights:
+                count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            mend = "the file is not whole; train again from the last checkpoint with --resume"
+            raise CheckpointError(f"{file}: cannot be read ({error}); {mend}") from error
     return count
 
 

@@ -344,11 +344,10 @@ def to_transformers(model: DecisionTransformer) -> transformers.DecisionTransfor
             environment=config.environment,
         )
     )
-    weights = exported.state_dict()
+    weights = {name: torch.zeros_like(weight) for name, weight in exported.state_dict().items()}  # heads ours lacks: 0
     for theirs, ours, transposed in _weight_names(config.layers):
         weight = model.get_parameter(ours).detach()
         weights[theirs] = weight.T.contiguous() if transposed else weight.clone()
-    weights["encoder.wpe.weight"] = torch.zeros_like(weights["encoder.wpe.weight"])
     exported.load_state_dict(weights)
     return exported.eval()
 

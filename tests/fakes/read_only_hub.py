@@ -29,6 +29,7 @@ def served(repositories: dict[str, Path], monkeypatch, cache: Path):
         ("HUGGINGFACE_CO_URL_TEMPLATE", template),
         ("HF_HUB_CACHE", str(cache)),
         ("HF_HUB_DISABLE_XET", True),
+        ("HF_HUB_OFFLINE", False),
     ):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)

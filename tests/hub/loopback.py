@@ -167,6 +167,7 @@ class Hub:
         import datasets.config
         import huggingface_hub.hf_api
         import transformers.dynamic_module_utils
+        import transformers.utils.hub
         from huggingface_hub import HfFileSystem, constants
         from huggingface_hub.utils import close_session
 
@@ -174,12 +175,15 @@ class Hub:
         close_session()
         patch = monkeypatch.setattr  # type: ignore[attr-defined]
         template = f"{self.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch(constants, "HF_HUB_OFFLINE", False)  # tests run with the variable set, lest one reach the real Hub
+        patch(datasets.config, "HF_HUB_OFFLINE", False)
         patch(constants, "ENDPOINT", self.address)
         patch(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         patch(constants, "HF_HUB_CACHE", str(cache / "hub"))
         patch(constants, "HF_HUB_DISABLE_XET", True)
         patch(constants, "HF_TOKEN_PATH", str(cache / "token"))
         patch(huggingface_hub.hf_api.api, "endpoint", self.address)
+        patch(transformers.utils.hub, "_hf_api", None)  # made at its first use, for the endpoint of then
         patch(datasets.config, "HF_ENDPOINT", self.address)
         patch(datasets.config, "HUB_DATASETS_URL", f"{self.address}/datasets/{{repo_id}}/resolve/{{revision}}/{{path}}")
         patch(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
