@@ -122,7 +122,7 @@ class Windows:
         fields: dict[str, torch.Tensor] = {}
         for name in (*self._observation_fields, *self._action_fields):
             leaf = self._rows(starts, counts, padded, name) if name in store.layout.images else packed[name]
-            fields[name] = from_numpy(_for_torch(leaf))
+            fields[name] = from_numpy(for_torch(leaf))
 
         terminated = np.zeros(valid.shape, np.bool_)
         truncated = np.zeros(valid.shape, np.bool_)
@@ -235,7 +235,7 @@ def _column(part: Rows, name: str) -> Array:
     return array.reshape(len(array), -1).view(np.dtype((np.void, size))).reshape(len(array))
 
 
-def _for_torch(leaf: Array) -> Array:
+def for_torch(leaf: Array) -> Array:
     """Box leaves as float32, integers as int64, images as they are."""
     if leaf.dtype == np.float32 or leaf.dtype == np.int64 or (leaf.dtype == np.uint8 and leaf.ndim == 5):
         return leaf
