@@ -11,6 +11,7 @@ import hashlib
 import json
 import mmap
 import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ EPISODE_TABLE = pa.schema(
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Rows:
     """A contiguous stretch of rows, in memory or mapped from a file.
 
@@ -45,14 +46,48 @@ class Rows:
         records: structured [n].
         images: uint8 [n, H, W, C] by field name.
         mapped: the mapping behind the arrays, None for rows in memory.
+        path: the file behind the mapping.
     """
 
     records: NDArray[Any]
     images: dict[str, Array]
     mapped: mmap.mmap | None = None
+    path: Path | None = None
+    _descriptor: int = -1
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def read_runs(self, name: str, starts: NDArray[np.int64], length: int) -> Array:
+        """Runs of rows read from the file, not through the mapping: no page of it becomes this process's.
+
+        Args:
+            name: an image field, or '' for the records.
+            starts: the first row of each run, [B].
+            length: rows of a run, T; what of it lies behind the last row is arbitrary.
+
+        Returns:
+            uint8 [B, T, bytes of a row].
+
+        Raises:
+            DataError: the file has become shorter since it was opened.
+        """
+        assert self.mapped is not None
+        assert self.path is not None
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+        array = self.images[name] if name else self.records
+        size = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+        first_byte = array.ctypes.data - np.frombuffer(self.mapped, np.uint8).ctypes.data
+        end, run = first_byte + len(array) * size, length * size
+        out = np.empty((len(starts), length, size), np.uint8)
+        target, descriptor = memoryview(out.reshape(-1)), self._descriptor
+        for place, offset in enumerate((first_byte + starts * size).tolist()):
+            got = os.preadv(descriptor, (target[place * run : (place + 1) * run],), offset)
+            if got < min(run, end - offset):
+                raise DataError([_damaged(self.path, f"{got} bytes at {offset}", f"{min(run, end - offset)} bytes")])
+        return out
 
     def release(self) -> None:
         """Let go of the pages touched so far; they stay in the system's file cache."""
@@ -88,7 +123,7 @@ def open_rows(path: Path, layout: RecordLayout, count: int) -> Rows:
         name: np.frombuffer(batch.column(name).buffers()[1], np.uint8, count * size) for name, size in sizes.items()
     }
     images = {name: arrays[name].reshape(count, *shape) for name, shape in layout.images.items()}
-    return Rows(arrays["row"].view(layout.record), images, mapped)
+    return Rows(arrays["row"].view(layout.record), images, mapped, path)
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> str:

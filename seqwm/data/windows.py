@@ -11,8 +11,8 @@ place of a window as often as any other row does; without, it could only ever be
 The draw hashes the position of the window in the stream (seqwm.core.random), so resuming is an integer, and any number
 of processes, each taking its share of every batch, sees the same windows as one.
 
-On stores larger than `RELEASE_ABOVE` the mapped pages are let go of from time to time (they stay in the system's file
-cache), so that the resident size of a training process stays a few per cent of the data's.
+Stores up to `MAPPED` bytes are gathered from the memory map. Larger ones are read by the window: a system may map two
+megabytes around each row that is touched, and the resident size of a training process would grow to the data's.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from seqwm.data.store import TrajectoryStore, discounted_returns
 if TYPE_CHECKING:
     import torch
 
-RELEASE_ABOVE = 512 << 20
-_FAULT_BYTES = 64 << 10  # what one touch of a mapped page brings in on Linux (fault-around)
+MAPPED = 512 << 20
 
 
 class Windows:
@@ -70,7 +69,6 @@ class Windows:
         self._positions = np.arange(self._share, dtype=np.uint64)
         self._views: dict[tuple[int, int, str], Array] = {}
         self._side: tuple[int, NDArray[np.float32]] | None = None
-        self._touched = 0
         self._observation_fields = field_names(store.layout, "observation")
         self._action_fields = field_names(store.layout, "action")
         if self.rows == 0:
@@ -118,10 +116,10 @@ class Windows:
         valid = self._offsets < counts[:, None]
         padded = None if counts.min() == length else ~valid
 
-        packed = self._rows(starts, counts, padded, "")
+        packed = self._rows(starts, padded, "")
         fields: dict[str, torch.Tensor] = {}
         for name in (*self._observation_fields, *self._action_fields):
-            leaf = self._rows(starts, counts, padded, name) if name in store.layout.images else packed[name]
+            leaf = self._rows(starts, padded, name) if name in store.layout.images else packed[name]
             fields[name] = from_numpy(for_torch(leaf))
 
         terminated = np.zeros(valid.shape, np.bool_)
@@ -151,11 +149,11 @@ class Windows:
             returns_to_go=returns,
         )
 
-    def _rows(self, starts: NDArray[np.int64], counts: NDArray[np.int64], padded: Array | None, name: str) -> Array:
+    def _rows(self, starts: NDArray[np.int64], padded: Array | None, name: str) -> Array:
         """Runs of T rows of one column ('' is the packed record), [B, T, ...], padding zeroed."""
         parts = self.store.parts
         if len(parts) == 1:
-            out = self._gather_part(parts[0], starts, counts, name)
+            out = self._gather_part(parts[0], starts, name)
         else:
             borders = np.cumsum([len(part) for part in parts])
             owner = np.searchsorted(borders, starts, side="right")
@@ -163,21 +161,23 @@ class Windows:
             for number in np.unique(owner):
                 chosen = owner == number
                 offset = borders[number] - len(parts[number])
-                out[chosen] = self._gather_part(parts[number], starts[chosen] - offset, counts[chosen], name)
+                out[chosen] = self._gather_part(parts[number], starts[chosen] - offset, name)
         if padded is not None:
             out[padded] = np.zeros((), out.dtype)
         if not name:
             return out.view(self.store.layout.record)
         return out.view(np.uint8).reshape(*out.shape, *self.store.layout.images[name])
 
-    def _gather_part(self, part: Rows, starts: NDArray[np.int64], counts: NDArray[np.int64], name: str) -> Array:
+    def _gather_part(self, part: Rows, starts: NDArray[np.int64], name: str) -> Array:
+        if part.mapped is not None and self.store.rows * self.store.layout.row_bytes > MAPPED:
+            read = part.read_runs(name, starts, self.length)
+            return read.view(np.dtype((np.void, read.shape[-1])))[..., 0]
         column = _column(part, name)
         limit = len(column) - self.length
         if limit < 0 or starts.max() > limit:  # a short window at the very end of the part: row by row
             rows = np.minimum(starts[:, None] + self._offsets, len(column) - 1)
             gathered: Array = column[rows]
             return gathered
-        self._account(part, len(starts))
         return self._runs(column, name)[starts].view(column.dtype).reshape(len(starts), self.length)
 
     def _runs(self, column: Array, name: str) -> Array:
@@ -216,16 +216,6 @@ class Windows:
         if self._all_ends[0] != len(self.store):
             self._all_ends = (len(self.store), np.cumsum(self._last_steps(slice(None)) + 1))
         return self._all_ends[1]
-
-    def _account(self, part: Rows, windows: int) -> None:
-        if part.mapped is None:
-            return
-        self._touched += windows * _FAULT_BYTES
-        mapped = sum(len(p) for p in self.store.parts) * self.store.layout.row_bytes
-        if mapped > RELEASE_ABOVE and self._touched > mapped // 33:
-            for each in self.store.parts:
-                each.release()
-            self._touched = 0
 
 
 def _column(part: Rows, name: str) -> Array:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 from pathlib import Path
 
@@ -165,16 +166,26 @@ def test_discounted_returns_follow_their_recursion():
             assert batch.returns_to_go[row, t] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
 
 
-def test_pages_are_let_go_of_on_large_stores(tmp_path, monkeypatch):
-    monkeypatch.setattr(windows_module, "RELEASE_ABOVE", 0)
-    store = make(path=tmp_path / "store")
-    store.flush()
-    released = []
-    monkeypatch.setattr(type(store.parts[0]), "release", lambda part: released.append(len(part)))
-    wanted = make().windows(4, 8).batch(0)
-    windows = store.windows(4, 8)
-    assert equal(windows.batch(0), wanted)
-    assert released
+def test_a_store_too_large_to_map_is_read_by_the_window(tmp_path, monkeypatch):
+    mapped = make(path=tmp_path / "store")
+    mapped.flush()
+    wanted = [mapped.windows(4, 8).batch(step) for step in range(30)]
+    monkeypatch.setattr(windows_module, "MAPPED", 0)
+    store = TrajectoryStore.open(tmp_path / "store")
+    last = len(store) - 1  # its windows end where the file's rows end
+    ends = mapped.windows(4, 8).gather(np.full(3, last), np.arange(3))
+    assert equal(store.windows(4, 8).gather(np.full(3, last), np.arange(3)), ends)
+    assert all(equal(store.windows(4, 8).batch(step), batch) for step, batch in enumerate(wanted))
+
+
+def test_a_file_cut_after_it_was_opened_is_no_source_of_windows(tmp_path, monkeypatch):
+    make(path=tmp_path / "store").close()
+    monkeypatch.setattr(windows_module, "MAPPED", 0)
+    windows = TrajectoryStore.open(tmp_path / "store").windows(4, 64)
+    file = max((tmp_path / "store").rglob("*.arrow"), key=lambda file: file.stat().st_size)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(DataError, match="bytes at"):
+        windows.batch(0)
 
 
 def test_a_store_without_episodes_has_no_windows():
