@@ -82,7 +82,7 @@ class Rows:
         first_byte = array.ctypes.data - np.frombuffer(self.mapped, np.uint8).ctypes.data
         end, run = first_byte + len(array) * size, length * size
         out = np.empty((len(starts), length, size), np.uint8)
-        target, descriptor = memoryview(out.reshape(-1)), self._descriptor
+        target, descriptor = out.reshape(-1).data, self._descriptor
         for place, offset in enumerate((first_byte + starts * size).tolist()):
             got = os.preadv(descriptor, (target[place * run : (place + 1) * run],), offset)
             if got < min(run, end - offset):
