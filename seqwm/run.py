@@ -95,7 +95,7 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     if not is_first():
         return out
 
-    trained = learner.averaged()
+    trained = learner.trained()
     with quiet_transformers():
         write_folder(out / "model", trained.save_pretrained)
     record |= {"updates": recipe.train.steps, "seconds": round(seconds, 3)}

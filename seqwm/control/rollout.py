@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from gymnasium import spaces
+from gymnasium import Space, spaces
 from gymnasium.vector.utils import create_empty_array
 from numpy.typing import NDArray
 
@@ -29,7 +29,6 @@ from seqwm.core.types import State, TensorTree, Tree
 if TYPE_CHECKING:
     from seqwm.data.lane import Lane
     from seqwm.data.store import TrajectoryStore
-    from seqwm.envs.make import FreezingVectorEnv
 
 _SHOW_SECONDS = 0.5
 
@@ -43,6 +42,27 @@ class Progress(Protocol):
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
         """Say something beside the bar."""
+        ...
+
+
+class Lanes(Protocol):
+    """Environments side by side, each standing still from its end to its reset: real ones or dreams."""
+
+    num_envs: int
+    name: str
+    single_observation_space: Space[Any]
+    single_action_space: Space[Any]
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Tree, dict[str, Any]]:
+        """Begin an episode in the lanes of `options['reset_mask']`; observations [B, ...]."""
+        ...
+
+    def step(
+        self, actions: Tree
+    ) -> tuple[Tree, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Observations (leaves [B, ...]), rewards, terminations, truncations [B]."""
         ...
 
 
@@ -66,7 +86,7 @@ class Outcome:
 
 @torch.inference_mode()
 def play(
-    vector: FreezingVectorEnv,
+    vector: Lanes,
     policy: Policy,
     seeds: Sequence[int],
     *,
@@ -123,7 +143,7 @@ def play(
 
 @torch.inference_mode()
 def gather(
-    vector: FreezingVectorEnv,
+    vector: Lanes,
     policy: Policy,
     store: TrajectoryStore,
     steps: int,
@@ -160,7 +180,7 @@ def gather(
                 try:
                     lanes[i].step(_row(actions, i), float(rewards[i]), _row(observation, i), *end)
                 except DataError as error:
-                    raise RolloutError(f"{vector.name}: lane {i}: its episode was refused: {error}") from error
+                    raise RolloutError(f"{vector.name}: lane {i}: its episode was refused: {error}", lane=i) from error
             steps -= recorded
             first = terminated | truncated
             played += first
@@ -179,7 +199,7 @@ def gather(
 class _Driver:
     """Carries observations to a policy and its actions to the environments, and the policy's state between them."""
 
-    def __init__(self, vector: FreezingVectorEnv, policy: Policy, lanes: int) -> None:
+    def __init__(self, vector: Lanes, policy: Policy, lanes: int) -> None:
         self._vector, self._policy = vector, policy
         self._state: State = policy.initial(lanes)
         self._device = next((tensor.device for tensor in self._state.values()), torch.device("cpu"))
@@ -239,7 +259,7 @@ class _Driver:
         return clipped
 
 
-def _reset(vector: FreezingVectorEnv, seeds: dict[int, int]) -> Tree:
+def _reset(vector: Lanes, seeds: dict[int, int]) -> Tree:
     """Begin an episode in the lanes that are named, each with its seed; the observations of all lanes."""
     mask = np.zeros(vector.num_envs, np.bool_)
     mask[list(seeds)] = True

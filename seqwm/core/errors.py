@@ -60,7 +60,14 @@ class UnfitEnvironmentError(SeqwmError):
 
 
 class RolloutError(SeqwmError):
-    """An environment that raised, or a policy that gave no usable action, in the middle of a run."""
+    """An environment that raised, or a policy that gave no usable action, in the middle of a run.
+
+    `lane` is the number of the environment that failed; None where it was the policy.
+    """
+
+    def __init__(self, message: str, lane: int | None = None) -> None:
+        self.lane = lane
+        super().__init__(message)
 
 
 class MissingPackageError(SeqwmError):

@@ -22,14 +22,24 @@ class Step:
 
 @runtime_checkable
 class WorldModel(Protocol):
-    """A learned environment as pure functions of an explicit state."""
+    """A learned environment as pure functions of an explicit state.
+
+    Lanes are independent: what the generator draws for a lane does not depend on what happens in the others. Tensors of
+    a state keep their names, dtypes and shapes from `encode` on.
+    """
 
     def encode(self, context: Batch) -> State:
-        """The state after B windows of logged rows."""
+        """The state at the last valid row's observation in each of B windows.
+
+        Action, reward and end of that row are yet to come and not read; the rows before it were lived through.
+        """
         ...
 
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
-        """The state, reward and end that follow `action` (leaves [B, ...]) taken in `state`."""
+        """The state, reward and end that follow `action` (leaves [B, ...]) taken in `state`.
+
+        Drawn with the generator; without one the likeliest happens.
+        """
         ...
 
     def decode(self, state: State) -> TensorTree:
@@ -57,14 +67,21 @@ class Policy(Protocol):
 
 
 class Learner(Protocol):
-    """What the training loop drives: it owns its networks, optimisers and windows."""
+    """What the training loop drives: it owns its networks, optimisers and windows.
+
+    What it draws at random is named by the seed and the step, so no state of a generator is ever saved.
+    """
 
     def update(self, step: int) -> Metrics:
         """One gradient update, number `step` counted from 0; returns finite scalars to log."""
         ...
 
     def policy(self, explore: bool) -> Policy:
-        """What acts now: with exploration for collecting, without for evaluation."""
+        """What acts now: with exploration for collecting, without for evaluation.
+
+        A collector asks before every round and carries the policy's state on. An exploring policy may draw from torch's
+        default generator, which is seeded for every round.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,4 +90,8 @@ class Learner(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+        ...
+
+    def trained(self) -> Any:
+        """The model to evaluate and to save."""
         ...

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from seqwm.core.errors import RolloutError, UnfitEnvironmentError
 from seqwm.core.spaces import is_image
 from seqwm.core.types import Spaces, Tree
+from seqwm.envs.registered import register
 
 _ELSEWHERE = {  # ids that a package registers when it is imported, and our extra that brings it
     "ALE/": ("ale_py", "atari"),
@@ -67,7 +68,7 @@ class FreezingVectorEnv(SyncVectorEnv):
             try:
                 self._env_obs[lane], _ = self.envs[lane].reset(seed=seeds[lane] if seeds else None, options=passed)
             except Exception as error:
-                raise RolloutError(f"{self.name}: lane {lane}: reset raised {_shown(error)}") from error
+                raise RolloutError(f"{self.name}: lane {lane}: reset raised {_shown(error)}", lane) from error
         for ends in (self._terminations, self._truncations, self._autoreset_envs):
             ends[mask] = False
         return self._gathered(), {}
@@ -88,7 +89,8 @@ class FreezingVectorEnv(SyncVectorEnv):
                 observation, reward, terminated, truncated, _ = self.envs[lane].step(action)
             except Exception as error:
                 where = f"{self.name}: lane {lane}: step {self._steps[lane]}"
-                raise RolloutError(f"{where}: the environment raised {_shown(error)} for action {action}") from error
+                raised = f"{where}: the environment raised {_shown(error)} for action {action}"
+                raise RolloutError(raised, lane) from error
             self._env_obs[lane], self._rewards[lane] = observation, reward
             self._terminations[lane], self._truncations[lane] = terminated, truncated
             self._steps[lane] += 1
@@ -137,6 +139,7 @@ def make_vector(
 
 
 def _check_registered(environment: str) -> None:
+    register()
     prefix = next((prefix for prefix in _ELSEWHERE if environment.startswith(prefix)), None)
     if prefix is not None:
         package, _ = _ELSEWHERE[prefix]

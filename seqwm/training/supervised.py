@@ -109,7 +109,7 @@ class SupervisedLearner:
         assert self.options.ema is not None
         return min(self.options.ema, (1 + step) / (10 + step))
 
-    def averaged(self) -> Any:
+    def trained(self) -> Any:
         """The model to evaluate and to save: itself, or a copy with the averaged weights where the recipe asks."""
         self.model.eval()
         if not self._average:
@@ -122,7 +122,7 @@ class SupervisedLearner:
 
     def policy(self, explore: bool) -> Policy:
         """The policy of the model as it is now; imitation has nothing to explore with."""
-        policy: Policy = self.averaged().policy()
+        policy: Policy = self.trained().policy()
         return policy
 
     def state_dict(self) -> dict[str, Any]:

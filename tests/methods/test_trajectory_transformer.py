@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from seqwm.control.beam_search import SearchOptions, beam_search
+from seqwm.control.dream import DreamEnv
 from seqwm.control.policies import RandomPolicy
 from seqwm.control.rollout import gather, play
 from seqwm.core.errors import DataError, RecipeError, SpaceError
@@ -22,6 +23,7 @@ from seqwm.core.types import Episode, Spaces
 from seqwm.data.store import TrajectoryStore
 from seqwm.envs.make import make_vector
 from seqwm.methods.trajectory_transformer import Options, TrajectoryTransformer, build, window_options
+from seqwm.testing import check_world_model
 from seqwm.training.options import TrainOptions
 from seqwm.training.supervised import SupervisedLearner
 
@@ -442,6 +444,16 @@ def test_it_is_a_world_model_that_stands_before_the_last_observation() -> None:
     last = batch.observations[torch.arange(5), batch.valid.sum(1) - 1]
     codes, _ = model.tokenizer.encode_observation(last)
     assert torch.equal(model.decode(state), model.tokenizer.decode_observation(codes))
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_it_keeps_what_a_world_model_promises_and_policies_play_in_its_dreams(positions: str) -> None:
+    store, model = make_store(), make_model(positions)
+    check_world_model(model, context_of(store), store.spaces)
+    dream = DreamEnv(model, store.spaces, store.windows(model.window_length, 1), lanes=4, horizon=9)
+    outcomes = play(dream, model.policy(), [5, 6, 7, 8])
+    assert outcomes == play(dream, model.policy(), [5, 6, 7, 8])
+    assert all(one.terminated or one.length == 9 for one in outcomes)
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])

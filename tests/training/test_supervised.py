@@ -78,7 +78,7 @@ def test_a_resumed_learner_goes_on_as_if_nothing_had_happened_to_the_last_bit(tm
     second.load_state_dict(checkpoint.latest(tmp_path).state)
     torch.manual_seed(99)  # nothing depends on the state of the global generator
     assert [second.update(step) for step in range(7, 20)] == losses[7:]
-    assert_equal(parameters(second.averaged()), parameters(whole.averaged()))
+    assert_equal(parameters(second.trained()), parameters(whole.trained()))
 
 
 def test_saving_before_the_first_update_and_going_on_changes_nothing(tmp_path):
@@ -105,7 +105,7 @@ def test_the_average_follows_the_weights_with_a_short_memory_at_first():
         decay = min(0.5, (1 + step) / (10 + step))
         for name, value in parameters(learner.model).items():
             expected[name] = decay * expected[name] + (1 - decay) * value
-    averaged = parameters(learner.averaged())
+    averaged = parameters(learner.trained())
     for name in expected:
         torch.testing.assert_close(averaged[name], expected[name])
     assert not torch.equal(averaged["head.weight"], learner.model.head.weight)
@@ -114,7 +114,7 @@ def test_the_average_follows_the_weights_with_a_short_memory_at_first():
 def test_without_an_average_the_model_itself_is_used_and_ready_to_act():
     learner = learner_of(dropout=0.5)
     learner.update(0)
-    assert learner.averaged() is learner.model
+    assert learner.trained() is learner.model
     assert not learner.model.training
 
 

@@ -27,7 +27,7 @@ torch.manual_seed(0)
 options = TrainOptions(steps=20, learning_rate=1e-2, gradient_clip=0.5, ema=0.9)
 learner = SupervisedLearner(Linear(3, 2), LinearBatches(rank=rank, world_size=world), options, seed=0)
 metrics = [learner.update(step) for step in range(20)]
-weights = torch.cat([p.detach().flatten() for p in learner.averaged().parameters()]).tolist()
+weights = torch.cat([p.detach().flatten() for p in learner.trained().parameters()]).tolist()
 with open(f"{sys.argv[1]}/{world}-{rank}.json", "w") as file:
     json.dump({"metrics": metrics, "weights": weights, "accelerate": "accelerate" in sys.modules}, file)
 if world > 1:
