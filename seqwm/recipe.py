@@ -33,9 +33,11 @@ class Data:
 
     Attributes:
         source: anything `seqwm.load` takes: 'minari:ID', 'hf:user/name', 'lerobot:...', 'd4rl:file.hdf5', or a path.
+        streaming: begin before an 'hf:' source has been downloaded (`seqwm.run` says when how much of it is there).
     """
 
     source: str
+    streaming: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

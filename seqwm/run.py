@@ -2,6 +2,11 @@
 
 Every process of a distributed run calls the same functions; the first one writes. What needs torch is imported where it
 is used, so that a mistyped recipe is refused at once.
+
+With `data.streaming` training begins when the first part of the data is there (`seqwm.data.load.FIRST_ROWS`), from
+which the model takes its normalisation. Each update then waits for as many further transitions as it looks at, so on
+average none is looked at twice before the last has come, and what an update can draw from depends on its number alone.
+A resumed run fetches again what had come, from the same revision.
 """
 
 from __future__ import annotations
@@ -10,21 +15,23 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqwm.core import shipped
-from seqwm.core.errors import MissingPackageError, TrainingError, UnfitEnvironmentError
+from seqwm.core.errors import MissingPackageError, RecipeError, TrainingError, UnfitEnvironmentError
 from seqwm.core.random import key
 from seqwm.recipe import Evaluate, Recipe, method_module, parse_recipe, read_recipe, smoke
-from seqwm.run_folder import is_first, open_run, say, write_folder, write_json
+from seqwm.run_folder import content, is_first, open_run, read_run, say, write_folder, write_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seqwm.data.load import StreamedStore
     from seqwm.data.store import TrajectoryStore
+    from seqwm.data.windows import Windows
     from seqwm.evaluation.evaluate import Evaluation
     from seqwm.training.supervised import Batches, SupervisedLearner
 
@@ -61,13 +68,16 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     """Train and evaluate `recipe` in the folder `out`, as `train` does."""
     import torch
 
-    from seqwm.data.load import load
+    from seqwm.data.load import StreamedStore, load
     from seqwm.hub.card import write_card
     from seqwm.hub.load import quiet_transformers
     from seqwm.training.supervised import SupervisedLearner
 
     say(f"loading data {recipe.data.source}")
-    store = load(shipped.locate_source(recipe.data.source), progress=is_first())
+    source = shipped.locate_source(recipe.data.source)
+    if resume and recipe.data.streaming and (out / "run.json").is_file():  # the source may have gone on since
+        source = f"{source.partition('@')[0]}@{read_run(out)['data']['provenance']['revision']}"
+    store = load(source, streaming=recipe.data.streaming, progress=is_first())
     record = open_run(out, recipe, store, resume=resume)
     if record.get("finished"):
         say(f"{out} is finished; nothing to do")
@@ -79,17 +89,24 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     model = method.build(recipe.model, store)
     choose = getattr(method, "episodes", None)  # %BC trains on the best episodes only
     special = getattr(method, "window_options", None)  # the Trajectory Transformer's windows run over ends
+    chosen = choose(recipe.model, store) if choose else None
+    if chosen is not None and recipe.data.streaming:
+        raise RecipeError(
+            "data.streaming: found a method that chooses episodes by comparing all of them, expected one that takes "
+            "them as they come; leave streaming out"
+        )
     windows = store.windows(
         model.window_length,
         recipe.train.batch_size,
         recipe.seed,
-        episodes=choose(recipe.model, store) if choose else None,
+        episodes=chosen,
         rank=int(os.environ.get("RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         **(special(recipe.model) if special else {}),
     )
     learner = SupervisedLearner(model, windows, recipe.train, recipe.seed)
-    seconds = _fit(learner, recipe, out, record)
+    collect = _keep_ahead(store, windows) if isinstance(store, StreamedStore) else None
+    seconds = _fit(learner, recipe, out, record, collect)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if not is_first():
@@ -99,6 +116,7 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     with quiet_transformers():
         write_folder(out / "model", trained.save_pretrained)
     record |= {"updates": recipe.train.steps, "seconds": round(seconds, 3)}
+    record["data"] |= content(store)  # of a stream, what has come
     write_json(out / "run.json", record)
     say(f"trained {recipe.train.steps} updates in {seconds:.1f} s; the model is in {out / 'model'}")
     if arena:
@@ -109,7 +127,19 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     return out
 
 
-def _fit(learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str, Any]) -> float:
+def _keep_ahead(store: StreamedStore, windows: Windows) -> Callable[[int], None]:
+    """What reads on before an update, as far as its number says."""
+    first, an_update = store.rows, windows.batch_size * windows.length
+
+    def collect(step: int) -> None:
+        store.grow(first + step * an_update)
+
+    return collect
+
+
+def _fit(
+    learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str, Any], collect: Callable[[int], None] | None
+) -> float:
     """Run the loop from the last checkpoint to the end; the seconds of training, those of earlier processes counted."""
     from seqwm.training import checkpoint, loop
     from seqwm.training.tracking import Tracking
@@ -126,7 +156,7 @@ def _fit(learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str
     steps, began = recipe.train.steps, time.monotonic()
     try:
         if not is_first():
-            loop.train(learner, steps, start=start)
+            loop.train(learner, steps, start=start, collect=collect)
             return 0.0
         tracking = Tracking(
             out,
@@ -141,7 +171,7 @@ def _fit(learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str
         checkpoints = checkpoint.Checkpoints(out / "checkpoints", state, recipe.train.checkpoint_every)
         began = time.monotonic()
         with tracking:
-            loop.train(learner, steps, start=start, hooks=(tracking, checkpoints))
+            loop.train(learner, steps, start=start, collect=collect, hooks=(tracking, checkpoints))
     except TrainingError as error:
         if error.step is None:
             raise

@@ -38,10 +38,8 @@ def open_run(out: Path, recipe: Recipe, store: TrajectoryStore, *, resume: bool)
         CheckpointError: `out` holds other files, a run that was not asked to go on, or one of another recipe or data;
             what could not change a result (evaluation, tracking, checkpoints) may differ.
     """
-    content: dict[str, Any] = {"fingerprint": store.fingerprint, "episodes": len(store), "transitions": store.rows}
-    data = {"source": recipe.data.source, **content, "provenance": dict(store.provenance)}
-    if store.has_rewards:
-        data["returns"] = [float(pick(store.returns)) for pick in (np.min, np.median, np.max)]
+    data = {"source": recipe.data.source, "fingerprint": store.fingerprint, **content(store)}
+    data["provenance"] = dict(store.provenance)
     known = read_run(out) if (out / "run.json").is_file() else {}
     if not is_first():
         return known
@@ -67,6 +65,14 @@ def open_run(out: Path, recipe: Recipe, store: TrajectoryStore, *, resume: bool)
     write_json(out / "run.json", record)
     write_atomically(old, resolved_yaml(recipe).encode())
     return record
+
+
+def content(store: TrajectoryStore) -> dict[str, Any]:
+    """How much a store holds, and least, median and greatest of its returns."""
+    size: dict[str, Any] = {"episodes": len(store), "transitions": store.rows}
+    if store.has_rewards:
+        size["returns"] = [float(pick(store.returns)) for pick in (np.min, np.median, np.max)]
+    return size
 
 
 def read_run(out: Path) -> dict[str, Any]:

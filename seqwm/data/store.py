@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +91,7 @@ class TrajectoryStore:
         *,
         provenance: Mapping[str, Any] | None = None,
         rewards: bool = True,
-    ) -> TrajectoryStore:
+    ) -> Self:
         """A new, empty store in a folder that does not exist yet, or in memory where `path` is None.
 
         Args:

@@ -219,7 +219,9 @@ def _data(facts: FinishedRun) -> str:
     spread = data.get("returns")
     returns = f"; returns {spread[0]:.4g} to {spread[2]:.4g}, median {spread[1]:.4g}" if spread else ""
     size = f"{data['transitions']:,} transitions in {data['episodes']:,} episodes{returns}"
-    return f"{name}{revision}{origin}: {size}; content sha256 `{data['fingerprint'][:16]}`"
+    streamed = facts.recipe["data"].get("streaming")
+    named = "read as a stream as far as training came, sha256 of its first part" if streamed else "content sha256"
+    return f"{name}{revision}{origin}: {size}; {named} `{data['fingerprint'][:16]}`"
 
 
 def _training(facts: FinishedRun) -> str:

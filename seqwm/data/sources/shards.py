@@ -255,7 +255,7 @@ def _unreadable(file: str, error: Exception, expected: str, remote: bool) -> Pro
         from huggingface_hub.errors import HTTPError
 
         if isinstance(error, (HTTPError, ConnectionError)):
-            mend = "check the network and read it again, or download it instead of streaming"
+            mend = "check the network and read it again (go on with a training run by --resume), or leave streaming out"
             return Problem("unreachable", f"a connection that failed ({why})", "the whole file", mend, file)
     found = f"a file that cannot be read ({why})"
     return Problem("corrupt-file", found, expected, "fetch the file again", file)
