@@ -9,16 +9,14 @@ Hub is checked against the hashes it gave.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from seqwm.core.errors import CheckpointError, HubError
-from seqwm.hub.faults import patiently
+from seqwm.core.hub import patiently, snapshot
 from seqwm.methods import method_module, methods
 
 PREFIX = "seqwm_"
@@ -111,41 +109,15 @@ def quiet_transformers() -> Iterator[None]:
 
 def _download(name: str, revision: str | None) -> Path:
     """The snapshot of a model repository: what the Hub has now, or what the cache has where it cannot be reached."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
-
-    def fetch() -> Path:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
 
     place = f"{name}{f'@{revision}' if revision else ''}: no such folder here; on the Hub"
     try:
-        folder = patiently(fetch, place, "read")
+        return patiently(lambda: snapshot(name, "model", revision, _WANTED, ["*/*"]), place, "read")
     except HFValidationError:
         raise CheckpointError(f"{name}: no such folder, and no Hub name either (user/name)") from None
     except ValueError as error:
         raise HubError(f"{place}: {error}; do not use this repository") from error
-    for file in folder.iterdir():
-        _check_hash(name, file)
-    return folder
-
-
-def _check_hash(name: str, file: Path) -> None:
-    """Remove a file whose content is not what the Hub announced; the cache keeps it under that hash."""
-    blob = file.resolve()
-    large = re.fullmatch(r"[0-9a-f]{64}", blob.name)
-    if not large and not re.fullmatch(r"[0-9a-f]{40}", blob.name):
-        return  # no symlinks on this system, so the hash was not kept
-    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % blob.stat().st_size)
-    with open(blob, "rb") as content:
-        while part := content.read(1 << 20):
-            digest.update(part)
-    if digest.hexdigest() != blob.name:
-        file.unlink()
-        blob.unlink()
-        raise HubError(
-            f"{name}: {file.name} has the hash {digest.hexdigest()[:12]}, the Hub said {blob.name[:12]}; it was "
-            "damaged on the way and has been removed: run the same command again"
-        )
 
 
 def _read_config(name: str | Path, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from seqwm.core.errors import HubError
-from seqwm.hub.faults import patiently
+from seqwm.core.hub import patiently
 
 
 def upload_folder(

@@ -6,7 +6,7 @@ import pytest
 
 from seqwm.recipe import parse_recipe
 from seqwm.run import train
-from tests.hub.loopback import Hub
+from tests.fakes.loopback_hub import Hub
 
 SMALL = {
     "behavior_cloning": {"layers": 1, "width": 16},

@@ -17,7 +17,7 @@ from seqwm.hub.load import load_model
 from seqwm.hub.publish import publish
 from seqwm.run import evaluate_run
 from tests.hub.conftest import SMALL
-from tests.hub.loopback import TOKEN
+from tests.fakes.loopback_hub import TOKEN
 
 
 def files_of(folder):

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from seqwm.core.errors import DataError
+from seqwm.core.hub import explained, insist, snapshot
 from seqwm.core.types import Episode, Scalar
 from seqwm.data.problems import Findings, Problem
 from seqwm.data.sources import Source
@@ -108,11 +109,10 @@ def download(repository: str, revision: str | None, names: Sequence[str]) -> Pat
     Raises:
         DataError: where they cannot be fetched.
     """
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError
 
     try:
-        return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=list(names)))
+        return insist(lambda: snapshot(repository, "dataset", revision, names))
     except (HTTPError, OSError, ValueError) as error:
         raise DataError([_unreachable(repository, revision, error)]) from error
 
@@ -192,7 +192,8 @@ def _data_files(location: str, folder: str, listed: Sequence[str]) -> list[str]:
 
 
 def _unreachable(repository: str, revision: str | None, error: Exception) -> Problem:
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    mend = "check the name, the revision and the network; a private or gated one needs `hf auth login`"
     place = f"hf:{repository}{f'@{revision}' if revision else ''}"
-    return Problem("unreachable", f"{type(error).__name__}: {first}", "a data set that can be read", mend, place)
+    first = next((line for line in str(error).splitlines() if line.strip()), "no more was said")
+    mend = "check the name, the revision and the network; a private or gated one needs `hf auth login`"
+    found, mend = explained(error, "read") or (f"{type(error).__name__}: {first}", mend)
+    return Problem("unreachable", found, "a data set that can be read", mend, place)

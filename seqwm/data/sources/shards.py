@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqwm.core.errors import DataError
+from seqwm.core.hub import explained
 from seqwm.data.problems import Findings, Problem
 from seqwm.data.sources.columns import comparable
 
@@ -251,11 +252,9 @@ def _failures(remote: bool) -> tuple[type[Exception], ...]:
 
 def _unreadable(file: str, error: Exception, expected: str, remote: bool) -> Problem:
     why = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if remote:
-        from huggingface_hub.errors import HTTPError
-
-        if isinstance(error, (HTTPError, ConnectionError)):
-            mend = "check the network and read it again (go on with a training run by --resume), or leave streaming out"
-            return Problem("unreachable", f"a connection that failed ({why})", "the whole file", mend, file)
+    told = explained(error, "read") if remote else None
+    if told is not None:
+        mend = f"{told[1]} (a training run goes on by --resume)"
+        return Problem("unreachable", told[0], "the whole file", mend, file)
     found = f"a file that cannot be read ({why})"
     return Problem("corrupt-file", found, expected, "fetch the file again", file)

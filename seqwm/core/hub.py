@@ -1,9 +1,12 @@
-"""What goes wrong between here and the Hub, said with its cause and the next step, and what is worth another try."""
+"""Requests to the Hub: repeated where that helps, explained where it does not, and what came checked by its hashes."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from seqwm.core.errors import HubError
@@ -26,16 +29,35 @@ _SERVER = "the Hub itself failed: see https://status.huggingface.co, then run th
 _NETWORK = "the connection broke: run the same command again; files that arrived whole are not sent again"
 
 
+class DamagedFile(OSError):
+    """A file that came whole and is not what the Hub announced."""
+
+
 def patiently(what: Callable[[], T], place: str, verb: str) -> T:
-    """The result of a request that may be repeated; the Hub's own waiting times are kept.
+    """The result of a request that may be repeated.
 
     Args:
-        what: does it; run again after 429, 5xx and broken connections.
+        what: does it, see `insist`.
         place: the repository, as errors name it.
         verb: 'read' or 'write'.
 
     Raises:
         HubError: naming cause and next step.
+    """
+    try:
+        return insist(what)
+    except Exception as error:
+        told = explained(error, verb)
+        if told is None:
+            raise
+        raise HubError(f"{place}: {told[0]}; {told[1]}") from error
+
+
+def insist(what: Callable[[], T]) -> T:
+    """The result of `what`, run again after 429, 5xx, broken connections and damaged files, with the waits asked for.
+
+    Raises:
+        Exception: that of the last try.
     """
     for attempt in range(_TRIES):
         try:
@@ -43,32 +65,81 @@ def patiently(what: Callable[[], T], place: str, verb: str) -> T:
         except Exception as error:
             wait = _seconds_to_wait(error, attempt)
             if wait is None or attempt + 1 == _TRIES:
-                told = explained(error, place, verb)
-                if told is None:
-                    raise
-                raise told from error
+                raise
             time.sleep(wait)
     raise AssertionError("unreachable")
 
 
-def explained(error: Exception, place: str, verb: str) -> HubError | None:
-    """The error for people; None where it is not the Hub's."""
+def snapshot(
+    repository: str, kind: str, revision: str | None, wanted: Sequence[str], unwanted: Sequence[str] = ()
+) -> Path:
+    """The folder of what the Hub has now, or of what the cache has whole where the Hub cannot be reached.
+
+    Its name is the commit. Files that are fetched are checked against the hashes that the Hub gave for them.
+
+    Args:
+        repository: 'user/name'.
+        kind: 'model' or 'dataset'.
+        revision: branch, tag or commit; the default branch when None.
+        wanted, unwanted: patterns of names.
+
+    Raises:
+        DamagedFile: after removing what is not as the Hub announced it.
+        Exception: whatever the client raises; `explained` knows it.
+    """
+    from huggingface_hub import snapshot_download
+
+    began = time.time()
+    folder = Path(
+        snapshot_download(
+            repository,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=list(wanted),
+            ignore_patterns=list(unwanted),
+        )
+    )
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.stat().st_mtime > began - 2:  # of a file system whose clock is coarse
+            _check_hash(file)
+    return folder
+
+
+def explained(error: Exception, verb: str) -> tuple[str, str] | None:
+    """Cause and next step, in words; None where the error is not the Hub's. `verb` is 'read' or 'write'."""
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     for cause in _causes(error):
         status = _status(cause)
         if status is not None:
             step = _NEXT_STEPS.get(status, _SERVER if status >= 500 else "mend what it says, then try again")
-            wait = f"{_retry_after(cause) or 60} seconds"
-            said = _said(cause)
-            return HubError(f"{place}: the Hub answered {status}{said}; {step.format(verb=verb, wait=wait)}")
+            wait = f"{_retry_after(cause) or 60:g} seconds"
+            return f"the Hub answered {status}{_said(cause)}", step.format(verb=verb, wait=wait)
         if isinstance(cause, OfflineModeIsEnabled):
-            return HubError(f"{place}: not whole in the cache, and HF_HUB_OFFLINE is set; unset it to fetch it")
+            return "not whole in the cache, and HF_HUB_OFFLINE is set", "unset it to fetch what is missing"
+        if isinstance(cause, DamagedFile):
+            return str(cause), "it was damaged on the way and has been removed: run the same command again"
         if isinstance(cause, HTTPError) or "Consistency check failed" in str(cause):
-            return HubError(f"{place}: {type(cause).__name__} ({_first_line(cause)}); {_NETWORK}")
+            return f"{type(cause).__name__} ({_first_line(cause)})", _NETWORK
     if isinstance(error, LocalEntryNotFoundError):
-        return HubError(f"{place}: not in the cache, and the Hub cannot be reached; check the network")
+        return "not whole in the cache, and the Hub cannot be reached", "check the network"
     return None
+
+
+def _check_hash(file: Path) -> None:
+    """Remove a file whose content is not what the Hub announced; the cache keeps it under that hash."""
+    blob = file.resolve()
+    large = re.fullmatch(r"[0-9a-f]{64}", blob.name)
+    if not large and not re.fullmatch(r"[0-9a-f]{40}", blob.name):
+        return  # no symlinks on this system, so the hash was not kept
+    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % blob.stat().st_size)
+    with open(blob, "rb") as content:
+        while part := content.read(1 << 20):
+            digest.update(part)
+    if digest.hexdigest() != blob.name:
+        file.unlink()
+        blob.unlink()
+        raise DamagedFile(f"{file.name} has the hash {digest.hexdigest()[:12]}, the Hub said {blob.name[:12]}")
 
 
 def _seconds_to_wait(error: Exception, attempt: int) -> float | None:
@@ -80,7 +151,7 @@ def _seconds_to_wait(error: Exception, attempt: int) -> float | None:
         if status is not None:
             wait = _retry_after(cause) or 2.0**attempt
             return wait if (status == 429 or status >= 500) and wait <= _LONGEST_WAIT_SECONDS else None
-        if isinstance(cause, HTTPError):
+        if isinstance(cause, (HTTPError, DamagedFile)):
             return 2.0**attempt
     return None
 
