@@ -7,6 +7,8 @@
     evaluate: {targets: [500], episodes: 20}
     seed: 0
 
+In place of `data`, or beside it, `collect: {environment: CartPole-v1, updates_per_step: 0.5}` learns while it acts.
+
 Unknown keys, wrong types and unknown methods are refused with file, line and the nearest known name. Changes from the
 command line (`--set train.steps=1000`) go through the same check. There are no includes: a recipe is complete.
 """
@@ -14,6 +16,7 @@ command line (`--set train.steps=1000`) go through the same check. There are no 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,17 +44,45 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Collect:
+    """Environments in which the learner acts while it learns.
+
+    Attributes:
+        environment: a Gymnasium id.
+        environment_options: its keyword arguments.
+        lanes: environments side by side.
+        prefill: transitions of random actions before learning begins.
+        updates_per_step: updates for each transition; 0.25 is one after every four, 20 are twenty after each.
+    """
+
+    environment: str
+    environment_options: dict[str, int | float | bool | str] = field(default_factory=dict)
+    lanes: int = 1
+    prefill: int = 1000
+    updates_per_step: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lanes < 1:
+            raise ValueError(f"lanes: found {self.lanes}, expected at least 1")
+        if self.prefill < 0:
+            raise ValueError(f"prefill: found {self.prefill}, expected zero or more")
+        if not 0 < self.updates_per_step < math.inf:
+            raise ValueError(f"updates_per_step: found {self.updates_per_step}, expected a positive number")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
     """How the trained model is measured.
 
     Attributes:
-        environment: a Gymnasium id; null takes the one that the data names.
+        environment: a Gymnasium id; null takes the one that it acted in while learning, or that the data names.
         targets: target returns; null spreads five from the median to the best of the data's returns.
         episodes: episodes for each target.
         seed: the first of the seeds that the environments are reset with.
         reference: the pair of returns behind normalised scores; null takes the environment's own where it is known.
         environment_options: keyword arguments of the environment, for example Atari's frame skip.
         replay: film an episode at the highest target.
+        every: updates between measurements while it learns, each a line of learning.jsonl; null measures at the end.
     """
 
     environment: str | None = None
@@ -61,10 +92,13 @@ class Evaluate:
     reference: str | None = None
     environment_options: dict[str, int | float | bool | str] = field(default_factory=dict)
     replay: bool = True
+    every: int | None = None
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ValueError(f"episodes: found {self.episodes}, expected at least 1")
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"every: found {self.every}, expected at least 1")
         if self.targets is not None and not self.targets:
             raise ValueError("targets: found an empty list, expected returns, or null to take them from the data")
 
@@ -84,10 +118,14 @@ class Publish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A whole run; `model` is an instance of the method's own `Options`."""
+    """A whole run; `model` is an instance of the method's own `Options`.
+
+    With `data` alone it learns offline, with `collect` alone online, with both it begins with the data and goes on.
+    """
 
     method: str
-    data: Data
+    data: Data | None = None
+    collect: Collect | None = None
     model: Any
     train: TrainOptions
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -97,6 +135,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: found {self.seed}, expected zero or a positive integer below 2**63")
+        if self.data is None and self.collect is None:
+            raise ValueError("data: missing; expected a source to learn from, or `collect` to act and learn")
+        if self.data is None and self.collect is not None and self.collect.prefill < 1:
+            raise ValueError("collect.prefill: found 0 and no data, expected transitions to begin with")
+        if self.data is not None and self.data.streaming and self.collect is not None:
+            raise ValueError("data.streaming: found together with `collect`, expected one of them; load the data whole")
 
 
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -182,9 +226,14 @@ def smoke(recipe: Recipe) -> Recipe:
         recipe.evaluate,
         episodes=min(recipe.evaluate.episodes, 2),
         targets=recipe.evaluate.targets[:2] if recipe.evaluate.targets else None,
+        every=None,
     )
     model = _shrunk(recipe.model)
-    return dataclasses.replace(recipe, train=train, evaluate=evaluate, model=model)
+    collect = recipe.collect
+    if collect:
+        fewer = min(collect.prefill, 200), max(collect.updates_per_step, 0.1)
+        collect = dataclasses.replace(collect, prefill=fewer[0], updates_per_step=fewer[1])
+    return dataclasses.replace(recipe, collect=collect, train=train, evaluate=evaluate, model=model)
 
 
 def _shrunk(options: Any) -> Any:

@@ -11,6 +11,7 @@ A resumed run fetches again what had come, from the same revision.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqwm.core import shipped
-from seqwm.core.errors import MissingPackageError, RecipeError, TrainingError, UnfitEnvironmentError
+from seqwm.core.errors import MissingPackageError, RecipeError, RolloutError, TrainingError, UnfitEnvironmentError
 from seqwm.core.random import key
+from seqwm.online import open_environments, open_replay
 from seqwm.recipe import Evaluate, Recipe, method_module, parse_recipe, read_recipe, smoke
 from seqwm.run_folder import content, is_first, open_run, read_run, say, write_folder, write_json
 
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seqwm.data.load import StreamedStore
     from seqwm.data.store import TrajectoryStore
-    from seqwm.data.windows import Windows
+    from seqwm.envs.make import FreezingVectorEnv
     from seqwm.evaluation.evaluate import Evaluation
-    from seqwm.training.supervised import Batches, SupervisedLearner
+    from seqwm.training.checkpoint import Checkpoint
+    from seqwm.training.collector import Collector
+    from seqwm.training.supervised import Batches
 
 
 def train(
@@ -68,29 +71,78 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     """Train and evaluate `recipe` in the folder `out`, as `train` does."""
     import torch
 
-    from seqwm.data.load import StreamedStore, load
     from seqwm.hub.card import write_card
     from seqwm.hub.load import quiet_transformers
-    from seqwm.training.supervised import SupervisedLearner
+    from seqwm.training import checkpoint
 
+    data = _load(recipe, out, resume) if recipe.data else None
+    record = open_run(out, recipe, data, resume=resume)
+    if record.get("finished"):
+        say(f"{out} is finished; nothing to do")
+        return out
+    saved = checkpoint.latest(out / "checkpoints")
+    vector = open_environments(recipe.collect, data) if recipe.collect else None
+    with contextlib.closing(vector) if vector else contextlib.nullcontext():
+        store = data
+        if recipe.collect and vector:
+            collected = saved.state["collector"] if saved else None
+            store = open_replay(out / "replay", vector, recipe.collect, data, recipe.seed, collected)
+        assert store is not None
+        arena = _arena(recipe, store)
+        torch.manual_seed(key(recipe.seed, 0) >> 1)
+        learner = _learner(recipe, store)
+        seconds = _fit(learner, recipe, out, record, _collect(recipe, learner, store, vector), saved, arena)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not is_first():
+        return out
+
+    trained = learner.trained()
+    with quiet_transformers():
+        write_folder(out / "model", trained.save_pretrained)
+    record |= {"updates": recipe.train.steps, "seconds": round(seconds, 3)}
+    record["data"] |= content(store)  # of a stream what has come, of environments what was collected
+    if recipe.collect:
+        record["data"]["collected"] = store.fingerprint
+    write_json(out / "run.json", record)
+    say(f"trained {recipe.train.steps} updates in {seconds:.1f} s; the model is in {out / 'model'}")
+    if arena:
+        returns = store.returns if store.has_rewards else None
+        print(_measure(trained, arena, recipe.evaluate, returns, out), flush=True)
+    write_card(out)
+    write_json(out / "run.json", record | {"finished": True})
+    return out
+
+
+def _load(recipe: Recipe, out: Path, resume: bool) -> TrajectoryStore:
+    """The recipe's data."""
+    from seqwm.data.load import load
+
+    assert recipe.data is not None
     say(f"loading data {recipe.data.source}")
     source = shipped.locate_source(recipe.data.source)
     if resume and recipe.data.streaming and (out / "run.json").is_file():  # the source may have gone on since
         source = f"{source.partition('@')[0]}@{read_run(out)['data']['provenance']['revision']}"
-    store = load(source, streaming=recipe.data.streaming, progress=is_first())
-    record = open_run(out, recipe, store, resume=resume)
-    if record.get("finished"):
-        say(f"{out} is finished; nothing to do")
-        return out
-    arena = _arena(recipe.evaluate, store)
+    return load(source, streaming=recipe.data.streaming, progress=is_first())
+
+
+def _learner(recipe: Recipe, store: TrajectoryStore) -> Any:
+    """The method's own learner, or that of all methods which minimise a loss over windows."""
+    from seqwm.training.supervised import SupervisedLearner
 
     method = method_module(recipe.method)
-    torch.manual_seed(key(recipe.seed, 0) >> 1)
+    if hasattr(method, "learner"):
+        return method.learner(recipe.model, store, recipe.train, recipe.seed)
+    if recipe.collect:
+        raise RecipeError(
+            f"collect: found the method {recipe.method}, which learns from logs alone; expected one that acts while it "
+            "learns, or `data` in place of `collect`"
+        )
     model = method.build(recipe.model, store)
     choose = getattr(method, "episodes", None)  # %BC trains on the best episodes only
     special = getattr(method, "window_options", None)  # the Trajectory Transformer's windows run over ends
     chosen = choose(recipe.model, store) if choose else None
-    if chosen is not None and recipe.data.streaming:
+    if chosen is not None and recipe.data and recipe.data.streaming:
         raise RecipeError(
             "data.streaming: found a method that chooses episodes by comparing all of them, expected one that takes "
             "them as they come; leave streaming out"
@@ -104,54 +156,55 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         **(special(recipe.model) if special else {}),
     )
-    learner = SupervisedLearner(model, windows, recipe.train, recipe.seed)
-    collect = _keep_ahead(store, windows) if isinstance(store, StreamedStore) else None
-    seconds = _fit(learner, recipe, out, record, collect)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    if not is_first():
-        return out
-
-    trained = learner.trained()
-    with quiet_transformers():
-        write_folder(out / "model", trained.save_pretrained)
-    record |= {"updates": recipe.train.steps, "seconds": round(seconds, 3)}
-    record["data"] |= content(store)  # of a stream, what has come
-    write_json(out / "run.json", record)
-    say(f"trained {recipe.train.steps} updates in {seconds:.1f} s; the model is in {out / 'model'}")
-    if arena:
-        returns = store.returns if store.has_rewards else None
-        print(_measure(trained, arena, recipe.evaluate, returns, out), flush=True)
-    write_card(out)
-    write_json(out / "run.json", record | {"finished": True})
-    return out
+    return SupervisedLearner(model, windows, recipe.train, recipe.seed)
 
 
-def _keep_ahead(store: StreamedStore, windows: Windows) -> Callable[[int], None]:
-    """What reads on before an update, as far as its number says."""
-    first, an_update = store.rows, windows.batch_size * windows.length
+def _collect(
+    recipe: Recipe, learner: Any, store: TrajectoryStore, vector: FreezingVectorEnv | None
+) -> Collector | Callable[[int], None] | None:
+    """What fetches experience before an update: from environments, from a stream, or nothing."""
+    from seqwm.data.load import StreamedStore
+    from seqwm.training.collector import Collector
 
-    def collect(step: int) -> None:
-        store.grow(first + step * an_update)
-
-    return collect
+    if recipe.collect and vector:
+        return Collector(learner, vector, store, recipe.collect.updates_per_step, recipe.seed)
+    if not isinstance(store, StreamedStore):
+        return None
+    first, an_update = store.rows, learner.windows.batch_size * learner.windows.length
+    return lambda step: store.grow(first + step * an_update)
 
 
 def _fit(
-    learner: SupervisedLearner, recipe: Recipe, out: Path, record: dict[str, Any], collect: Callable[[int], None] | None
+    learner: Any,
+    recipe: Recipe,
+    out: Path,
+    record: dict[str, Any],
+    collect: Collector | Callable[[int], None] | None,
+    saved: Checkpoint | None,
+    arena: str | None,
 ) -> float:
     """Run the loop from the last checkpoint to the end; the seconds of training, those of earlier processes counted."""
+    from seqwm.learning_curve import LearningCurve
     from seqwm.training import checkpoint, loop
+    from seqwm.training.collector import Collector
     from seqwm.training.tracking import Tracking
 
-    saved = checkpoint.latest(out / "checkpoints")
+    collector = collect if isinstance(collect, Collector) else None
     if saved:
         learner.load_state_dict(saved.state["learner"])
         say(f"going on from update {saved.step}")
+    if saved and collector:
+        strayed = collector.load_state_dict(saved.state["collector"])
+        if strayed:
+            say(
+                f"lanes {strayed} did not do again what they had done with the same seeds and actions: their episodes "
+                "were cut, and this run ends in other numbers than one that was not stopped"
+            )
     start, earlier = (saved.step, float(saved.state["seconds"])) if saved else (0, 0.0)
 
     def state() -> dict[str, Any]:
-        return {"learner": learner.state_dict(), "seconds": earlier + time.monotonic() - began}
+        known = {"learner": learner.state_dict(), "seconds": earlier + time.monotonic() - began}
+        return known | ({"collector": collector.state_dict()} if collector else {})
 
     steps, began = recipe.train.steps, time.monotonic()
     try:
@@ -169,21 +222,32 @@ def _fit(
             config=dataclasses.asdict(recipe),
         )
         checkpoints = checkpoint.Checkpoints(out / "checkpoints", state, recipe.train.checkpoint_every)
+        hooks: list[loop.Hook] = [tracking, checkpoints]
+        if arena and recipe.evaluate.every:
+            path, targets = out / "learning.jsonl", recipe.evaluate.targets
+            hooks.insert(1, LearningCurve(path, learner, arena, recipe.evaluate, targets, start, earlier))
         began = time.monotonic()
         with tracking:
-            loop.train(learner, steps, start=start, collect=collect, hooks=(tracking, checkpoints))
+            loop.train(learner, steps, start=start, collect=collect, hooks=hooks)
+    except RolloutError as error:
+        if collector is None or error.lane is None:
+            raise
+        checkpoint.save(out / "checkpoints", collector.step, state())
+        kept = "its episode was kept up to there, and --resume goes on with the next"
+        raise RolloutError(f"before update {collector.step}: {error}; {kept}", error.lane) from error
     except TrainingError as error:
-        if error.step is None:
+        if error.step is None or not hasattr(learner, "windows"):
             raise
         batch = _keep_batch(out / f"not-finite-{error.step:08d}.safetensors", learner.windows, error.step)
         raise TrainingError(f"{error}. The batch is in {batch}, the last good state in {out}", error.step) from None
     return earlier + time.monotonic() - began
 
 
-def _arena(options: Evaluate, store: TrajectoryStore) -> str | None:
+def _arena(recipe: Recipe, store: TrajectoryStore) -> str | None:
     """The environment to measure in, built once before hours of training; None where the data's own cannot be."""
     from seqwm.envs.make import make_vector
 
+    options = recipe.evaluate
     environment = options.environment or store.provenance.get("environment")
     if environment is None:
         say("the data names no environment and evaluate.environment is null, so there will be no evaluation")

@@ -3,6 +3,8 @@
 RUN/recipe.yaml        the recipe with every default written out
     run.json           command, commit, versions, machine, dataset and its fingerprint, updates, seconds
     metrics.jsonl      losses; tensorboard/ has the same as curves
+    learning.jsonl     returns measured while learning, where the recipe asks for them
+    replay/            the store of what was collected, where the learner acted
     checkpoints/       the last two, for --resume
     model/             configuration and weights, as `from_pretrained` reads them
     evaluation.json    every episode; curve.png and replay.mp4 show them
@@ -31,15 +33,21 @@ if TYPE_CHECKING:
 _HARMLESS = ("evaluate.", "publish", "train.checkpoint_every", "train.log_every", "train.track")
 
 
-def open_run(out: Path, recipe: Recipe, store: TrajectoryStore, *, resume: bool) -> dict[str, Any]:
-    """The content of run.json of the run in `out`, begun or resumed.
+def open_run(out: Path, recipe: Recipe, store: TrajectoryStore | None, *, resume: bool) -> dict[str, Any]:
+    """The content of run.json of the run in `out`, begun or resumed; `store` is its data, if it has any.
 
     Raises:
         CheckpointError: `out` holds other files, a run that was not asked to go on, or one of another recipe or data;
             what could not change a result (evaluation, tracking, checkpoints) may differ.
     """
-    data = {"source": recipe.data.source, "fingerprint": store.fingerprint, **content(store)}
-    data["provenance"] = dict(store.provenance)
+    data: dict[str, Any]
+    if recipe.data is not None and store is not None:
+        data = {"source": recipe.data.source, "fingerprint": store.fingerprint, **content(store)}
+        data["provenance"] = dict(store.provenance)
+    else:
+        assert recipe.collect is not None
+        environment = recipe.collect.environment
+        data = {"source": f"collect:{environment}", "fingerprint": None, "provenance": {"environment": environment}}
     known = read_run(out) if (out / "run.json").is_file() else {}
     if not is_first():
         return known
@@ -70,7 +78,7 @@ def open_run(out: Path, recipe: Recipe, store: TrajectoryStore, *, resume: bool)
 def content(store: TrajectoryStore) -> dict[str, Any]:
     """How much a store holds, and least, median and greatest of its returns."""
     size: dict[str, Any] = {"episodes": len(store), "transitions": store.rows}
-    if store.has_rewards:
+    if store.has_rewards and len(store):
         size["returns"] = [float(pick(store.returns)) for pick in (np.min, np.median, np.max)]
     return size
 

@@ -78,7 +78,7 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one():
 
 def test_an_unknown_key_that_resembles_none_is_refused_with_all_known_ones():
     assert refusal(TEXT + "zzz: 1\n") == (
-        "recipes/dt/hopper.yaml:11: zzz: unknown key; known: data, evaluate, method, model, publish, seed, train"
+        "recipes/dt/hopper.yaml:11: zzz: unknown key; known: collect, data, evaluate, method, model, publish, seed, train"
     )
 
 
@@ -146,7 +146,7 @@ def test_what_is_missing_is_named():
         "recipes/dt/hopper.yaml:3: train.steps: missing; expected an integer"
     )
     assert refusal("method: linear\ntrain: {steps: 1}\n") == (
-        "recipes/dt/hopper.yaml:1: data.source: missing; expected text"
+        "recipes/dt/hopper.yaml:1: data: missing; expected a source to learn from, or `collect` to act and learn"
     )
     assert refusal("seed: 1\n").startswith("recipes/dt/hopper.yaml: method: missing; known: ")
 

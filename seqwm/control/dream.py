@@ -149,7 +149,7 @@ class DreamEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._steps[running] += 1
         self._terminated[running] = after.terminated.cpu().numpy()[running]
         self._truncated[running] = (self._steps[running] >= self.horizon) & ~self._terminated[running]
-        self._standing = self._terminated | self._truncated
+        self._standing |= self._terminated | self._truncated
         self._observation = self._seen(self._state)
         ends = self._terminated.copy(), self._truncated.copy()
         return self._observation, np.where(running, rewards, 0.0), *ends, {}

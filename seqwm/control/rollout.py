@@ -2,13 +2,14 @@
 
 Two ways to run. `play` measures: a lane plays one episode and then stands still, so that short episodes are not counted
 more often than long ones; the policy goes on with the lanes that still run. `gather` collects: a lane whose episode
-ended begins the next, until there are enough transitions.
+ended begins the next, until there are enough transitions. `Gathering` is the same round by round, for training between
+them, and can be brought back in another process.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,10 +25,9 @@ from seqwm.core.protocols import Policy
 from seqwm.core.random import key
 from seqwm.core.spaces import is_image, leaf_spaces
 from seqwm.core.tree import flatten, tree_map, unflatten
-from seqwm.core.types import State, TensorTree, Tree
+from seqwm.core.types import Episode, State, TensorTree, Tree
 
 if TYPE_CHECKING:
-    from seqwm.data.lane import Lane
     from seqwm.data.store import TrajectoryStore
 
 _SHOW_SECONDS = 0.5
@@ -159,56 +159,187 @@ def gather(
     Raises:
         RolloutError: an environment raised or gave what a store refuses (NaN, say), or an action was not a number.
     """
-    everyone = np.arange(vector.num_envs)
-    lanes = [store.lane() for _ in everyone]
-    played = np.zeros(vector.num_envs, np.int64)
-    first = np.ones(vector.num_envs, np.bool_)
-    rewards = np.zeros(vector.num_envs)
-    driver = _Driver(vector, policy, vector.num_envs)
+    gathering = Gathering(vector, store, seed)
     try:
         while steps > 0:
-            if first.any():
-                starting = {int(lane): key(seed, int(lane), int(played[lane])) >> 33 for lane in np.flatnonzero(first)}
-                observation = _reset(vector, starting)
-                for number, own in starting.items():
-                    lanes[number].reset(_row(observation, number), seed=own)
-            actions = driver.act(everyone, observation, rewards, first)
-            observation, rewards, terminated, truncated, _ = vector.step(actions)
-            recorded = min(steps, len(lanes))  # in the last round there may be more lanes than transitions wanted
-            for i in range(recorded):
-                end = bool(terminated[i]), bool(truncated[i])
-                try:
-                    lanes[i].step(_row(actions, i), float(rewards[i]), _row(observation, i), *end)
-                except DataError as error:
-                    raise RolloutError(f"{vector.name}: lane {i}: its episode was refused: {error}", lane=i) from error
+            recorded = min(steps, vector.num_envs)  # in the last round there may be more lanes than transitions wanted
+            gathering.round(policy, recorded)
             steps -= recorded
-            first = terminated | truncated
-            played += first
             if progress:
                 progress.update(recorded)
                 progress.set_postfix_str(f"{len(store)} episodes", refresh=False)
-        for lane in lanes:
-            lane.cut()
-    except BaseException:
-        _save_what_is_there(lanes)
-        raise
     finally:
+        gathering.cut()
         store.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Transitions:
+    """What happened in all lanes in one round, lane first.
+
+    Attributes:
+        observations, following: leaves [B, ...], before and after the action.
+        actions: leaves [B, ...], as the environments took them.
+        rewards: float64 [B].
+        terminated, truncated: bool [B]; where both, the task ended.
+        first: bool [B], where `observations` begin an episode.
+    """
+
+    observations: Tree
+    actions: Tree
+    rewards: NDArray[np.float64]
+    following: Tree
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    first: NDArray[np.bool_]
+
+
+class Gathering:
+    """Episode after episode in every lane, into a store as they end, for as long as rounds are asked for.
+
+    Episode k of lane i is reset with a seed made of (seed, i, k). So what is under way can be brought back in another
+    process, where an environment's own state cannot be: by resetting it with the same seed and taking the same actions
+    again (`load_state_dict`).
+    """
+
+    def __init__(self, vector: Lanes, store: TrajectoryStore, seed: int) -> None:
+        self._vector, self._seed = vector, seed
+        self._everyone = np.arange(vector.num_envs)
+        self._lanes = [store.lane() for _ in self._everyone]
+        self._played = np.zeros(vector.num_envs, np.int64)
+        self._first = np.ones(vector.num_envs, np.bool_)
+        self._rewards = np.zeros(vector.num_envs)
+        self._observation: Tree = {}
+        self._driver: _Driver | None = None
+        self._policy_state: State | None = None
+
+    @torch.inference_mode()
+    def round(self, policy: Policy, recorded: int | None = None) -> Transitions:
+        """One step of every lane, those at an end beginning anew first; the first `recorded` lanes go into the store.
+
+        A policy that is another than the last round's goes on with the state of that one.
+
+        Raises:
+            RolloutError: an environment raised or gave what a store refuses, or an action was not a number.
+        """
+        first = self._first.copy()
+        if first.any():
+            starting = {lane: self._episode_seed(lane) for lane in np.flatnonzero(first).tolist()}
+            self._observation = _reset(self._vector, starting)
+            for lane, own in starting.items():
+                self._lanes[lane].reset(_row(self._observation, lane), seed=own)
+        before = self._observation
+        driver = self._driver = self._driver or _Driver(self._vector, policy, self._vector.num_envs)
+        state = self._policy_state or driver.state
+        driver.policy, driver.state = policy, {name: tensor.to(driver.device) for name, tensor in state.items()}
+        actions = driver.act(self._everyone, before, self._rewards, first)
+        following, rewards, terminated, truncated, _ = self._vector.step(actions)
+        self._observation, self._rewards, self._policy_state = following, rewards, driver.state
+        self._first = terminated | truncated
+        self._played += self._first
+        refused: tuple[int, DataError] | None = None
+        for lane in range(self._vector.num_envs if recorded is None else recorded):
+            end = bool(terminated[lane]), bool(truncated[lane])
+            try:
+                self._lanes[lane].step(_row(actions, lane), float(rewards[lane]), _row(following, lane), *end)
+            except DataError as error:
+                refused = lane, error
+        if refused:
+            lane, cause = refused
+            raise RolloutError(f"{self._vector.name}: lane {lane}: its episode was refused: {cause}", lane) from cause
+        return Transitions(before, actions, rewards, following, terminated, truncated, first)
+
+    def cut(self, lane: int | None = None) -> None:
+        """End the episodes under way, or that of one lane, which goes on with the next one.
+
+        One that holds what the store refuses (and so may be what failed) is left out.
+        """
+        for number in self._everyone.tolist() if lane is None else [lane]:
+            with suppress(DataError):
+                self._lanes[number].cut()
+            self._played[number] += not self._first[number] or lane is not None
+            self._first[number] = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The episodes under way and how many were before them, and the policy's state."""
+        lanes = {}
+        for number, lane in enumerate(self._lanes):
+            episode = lane.running()
+            if episode is not None:
+                parts = {"observations": episode.observations, "actions": episode.actions, "rewards": episode.rewards}
+                lanes[str(number)] = {
+                    **{name: tree_map(torch.from_numpy, tree) for name, tree in parts.items()},
+                    "last_reward": float(self._rewards[number]),
+                }
+        return {"played": self._played.tolist(), "lanes": lanes, "policy": dict(self._policy_state or {})}
+
+    def load_state_dict(self, state: dict[str, Any]) -> list[int]:
+        """Go on from what `state_dict` gave: every episode under way is played again, as it was logged.
+
+        Returns the lanes whose environments did not do again what they had done: they are not functions of seed and
+        actions. Their episodes are cut where they were, and the next ones begin.
+        """
+        self._played = np.array(state["played"], np.int64)
+        self._first[:] = True
+        self._policy_state = state.get("policy") or None
+        logs = {}
+        for number, parts in state.get("lanes", {}).items():
+            observations, actions, rewards = (
+                tree_map(lambda leaf: leaf.numpy(), parts[name]) for name in ("observations", "actions", "rewards")
+            )
+            lane, meta = int(number), {"seed": self._episode_seed(int(number))}
+            logs[lane] = Episode(observations, actions, rewards, False, False, meta=meta)
+            self._lanes[lane].resume(logs[lane])
+            self._rewards[lane], self._first[lane] = parts["last_reward"], False
+        strayed = self._replay(logs)
+        for lane in strayed:
+            self.cut(lane)
+        return strayed
+
+    def _replay(self, logs: Mapping[int, Episode]) -> list[int]:
+        """Play the logs so that all end at the same time; the lanes in which something else happened."""
+        strayed = set()
+        longest = max((len(log) for log in logs.values()), default=0)
+        for time_left in range(longest, -1, -1):
+            begun = {lane: self._episode_seed(lane) for lane, log in logs.items() if len(log) == time_left}
+            if begun:
+                self._observation = _reset(self._vector, begun)
+            for lane, log in logs.items():
+                at = len(log) - time_left
+                if at >= 0 and not _equal(_row(self._observation, lane), _row(log.observations, at)):
+                    strayed.add(lane)
+            if not time_left:
+                break
+            actions: Any = create_empty_array(self._vector.single_action_space, self._vector.num_envs, fn=np.zeros)
+            running = [lane for lane, log in logs.items() if len(log) >= time_left]
+            for lane in running:
+                for path, leaf in flatten(actions).items():
+                    leaf[lane] = flatten(logs[lane].actions)[path][len(logs[lane]) - time_left]
+            self._observation, rewards, *ends, _ = self._vector.step(actions)
+            for lane in running:
+                wanted = logs[lane].rewards
+                assert wanted is not None
+                if np.float32(rewards[lane]) != wanted[len(logs[lane]) - time_left] or ends[0][lane] or ends[1][lane]:
+                    strayed.add(lane)
+        return sorted(strayed)
+
+    def _episode_seed(self, lane: int) -> int:
+        return key(self._seed, lane, int(self._played[lane])) >> 33
 
 
 class _Driver:
     """Carries observations to a policy and its actions to the environments, and the policy's state between them."""
 
     def __init__(self, vector: Lanes, policy: Policy, lanes: int) -> None:
-        self._vector, self._policy = vector, policy
-        self._state: State = policy.initial(lanes)
-        self._device = next((tensor.device for tensor in self._state.values()), torch.device("cpu"))
+        self._vector, self.policy = vector, policy
+        self.state: State = policy.initial(lanes)
+        self.device = next((tensor.device for tensor in self.state.values()), torch.device("cpu"))
         self._images = {path: is_image(leaf) for path, leaf in leaf_spaces(vector.single_observation_space).items()}
 
     def keep(self, going: NDArray[np.bool_]) -> None:
         """Go on with those lanes of the last `act` where `going` is True."""
-        index = torch.from_numpy(np.flatnonzero(going)).to(self._device)
-        self._state = {name: tensor.index_select(0, index) for name, tensor in self._state.items()}
+        index = torch.from_numpy(np.flatnonzero(going)).to(self.device)
+        self.state = {name: tensor.index_select(0, index) for name, tensor in self.state.items()}
 
     def act(
         self, running: NDArray[np.int64], observation: Tree, rewards: NDArray[np.float64], first: NDArray[np.bool_]
@@ -220,11 +351,11 @@ class _Driver:
             observation: of all lanes, leaves [B, ...].
             rewards, first: of the running lanes, [R].
         """
-        action, self._state = self._policy.act(
-            self._state,
+        action, self.state = self.policy.act(
+            self.state,
             self._tensors(observation, running),
-            torch.from_numpy(rewards.astype(np.float32)).to(self._device),
-            torch.from_numpy(first).to(self._device),
+            torch.from_numpy(rewards.astype(np.float32)).to(self.device),
+            torch.from_numpy(first).to(self.device),
         )
         space = self._vector.single_action_space
         actions: Any = create_empty_array(space, self._vector.num_envs, fn=np.zeros)
@@ -241,7 +372,7 @@ class _Driver:
             own = leaf[running]
             if not self._images[path]:
                 own = own.astype(np.float32 if own.dtype.kind == "f" else np.int64, copy=False)
-            leaves[path] = torch.from_numpy(own).to(self._device)
+            leaves[path] = torch.from_numpy(own).to(self.device)
         tree: TensorTree = unflatten(leaves)
         return tree
 
@@ -272,8 +403,5 @@ def _row(tree: Tree, lane: int) -> Tree:
     return row
 
 
-def _save_what_is_there(lanes: Sequence[Lane]) -> None:
-    """Cut all lanes; one that holds what the store refuses (and so may be what failed) is left out."""
-    for lane in lanes:
-        with suppress(DataError):
-            lane.cut()
+def _equal(one: Tree, other: Tree) -> bool:
+    return all(np.array_equal(leaf, flatten(other)[path]) for path, leaf in flatten(one).items())

@@ -47,8 +47,25 @@ class Lane:
         if self._rewards:
             self._close(terminated=False, truncated=True)
 
+    def running(self) -> Episode | None:
+        """What was gathered since the reset, as an episode without an end; None where that is nothing."""
+        return self._episode(terminated=False, truncated=False) if self._rewards else None
+
+    def resume(self, episode: Episode) -> None:
+        """Go on behind what `running` gave."""
+        assert episode.rewards is not None
+        self.reset({}, **episode.meta)
+        self._observations = {path: list(leaf) for path, leaf in flatten(episode.observations).items()}
+        self._actions = {path: list(leaf) for path, leaf in flatten(episode.actions).items()}
+        self._rewards = episode.rewards.tolist()
+
     def _close(self, *, terminated: bool, truncated: bool) -> None:
-        episode = Episode(
+        episode = self._episode(terminated=terminated, truncated=truncated)
+        self._observations, self._actions, self._rewards = {}, {}, []
+        self._store.append(episode)
+
+    def _episode(self, *, terminated: bool, truncated: bool) -> Episode:
+        return Episode(
             observations=unflatten({path: np.stack(leaves) for path, leaves in self._observations.items()}),
             actions=unflatten({path: np.stack(leaves) for path, leaves in self._actions.items()}),
             rewards=np.asarray(self._rewards, np.float32),
@@ -56,5 +73,3 @@ class Lane:
             truncated=truncated,
             meta=self._meta,
         )
-        self._store.append(episode)
-        self._observations, self._actions, self._rewards = {}, {}, []

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from seqwm.core.errors import RolloutError, UnfitEnvironmentError
 from seqwm.core.spaces import is_image
 from seqwm.core.types import Spaces, Tree
-from seqwm.envs.registered import register
 
 _ELSEWHERE = {  # ids that a package registers when it is imported, and our extra that brings it
     "ALE/": ("ale_py", "atari"),
@@ -94,7 +93,7 @@ class FreezingVectorEnv(SyncVectorEnv):
             self._env_obs[lane], self._rewards[lane] = observation, reward
             self._terminations[lane], self._truncations[lane] = terminated, truncated
             self._steps[lane] += 1
-        self._autoreset_envs = self._terminations | self._truncations
+        self._autoreset_envs |= self._terminations | self._truncations
         return self._gathered(), self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), {}
 
     def _gathered(self) -> Tree:
@@ -139,7 +138,6 @@ def make_vector(
 
 
 def _check_registered(environment: str) -> None:
-    register()
     prefix = next((prefix for prefix in _ELSEWHERE if environment.startswith(prefix)), None)
     if prefix is not None:
         package, _ = _ELSEWHERE[prefix]

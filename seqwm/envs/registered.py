@@ -1,10 +1,12 @@
-"""The environments that come with the package, by id. Gymnasium calls `register` itself where seqwm is installed."""
+"""The environments that come with the package, by id; `gymnasium.make("seqwm.envs:seqwm/...")` finds them, too."""
 
 from __future__ import annotations
 
 import gymnasium
 
-_SINGLE: dict[str, dict[str, object]] = {}
+_SINGLE: dict[str, dict[str, object]] = {
+    "seqwm/TwoRooms-v0": {"entry_point": "seqwm.envs.rooms:TwoRooms", "max_episode_steps": 100},
+}
 _VECTOR = {"seqwm/Dream-v0": "seqwm.control.dream:make_dream"}
 
 

@@ -219,9 +219,11 @@ def _data(facts: FinishedRun) -> str:
     spread = data.get("returns")
     returns = f"; returns {spread[0]:.4g} to {spread[2]:.4g}, median {spread[1]:.4g}" if spread else ""
     size = f"{data['transitions']:,} transitions in {data['episodes']:,} episodes{returns}"
-    streamed = facts.recipe["data"].get("streaming")
+    streamed = (facts.recipe["data"] or {}).get("streaming")
     named = "read as a stream as far as training came, sha256 of its first part" if streamed else "content sha256"
-    return f"{name}{revision}{origin}: {size}; {named} `{data['fingerprint'][:16]}`"
+    if "collected" in data:
+        named = "with what it collected while it learned, content sha256"
+    return f"{name}{revision}{origin}: {size}; {named} `{data.get('collected', data['fingerprint'])[:16]}`"
 
 
 def _training(facts: FinishedRun) -> str:

@@ -32,7 +32,7 @@ def train(
     steps: int,
     *,
     start: int = 0,
-    collect: Callable[[int], None] | None = None,
+    collect: Callable[[int], Metrics | None] | None = None,
     hooks: Sequence[Hook] = (),
 ) -> None:
     """Make updates `start` ... `steps - 1`.
@@ -41,7 +41,8 @@ def train(
         learner: makes one update at a time.
         steps: updates of the whole training.
         start: updates already made, by an earlier process.
-        collect: called with the number of the update before it is made; fetches new experience for it.
+        collect: called with the number of the update before it is made; fetches new experience for it, and may give
+            metrics that are logged with the update's.
         hooks: called in order after every update.
 
     Raises:
@@ -51,9 +52,8 @@ def train(
     quiet = int(os.environ.get("RANK", "0")) > 0
     with stop_on_signals() as stop, Progress(steps, start, quiet=quiet) as progress:
         for step in range(start, steps):
-            if collect is not None:
-                collect(step)
-            metrics = learner.update(step)
+            collected = collect(step) if collect is not None else None
+            metrics = (collected or {}) | learner.update(step)
             bad = [name for name, value in metrics.items() if not math.isfinite(value)]
             if bad:
                 found = ", ".join(f"{name} is {metrics[name]}" for name in bad)

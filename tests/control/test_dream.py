@@ -12,7 +12,6 @@ from seqwm.control.rollout import gather, play
 from seqwm.core.errors import RolloutError, SpaceError
 from seqwm.core.types import Spaces
 from seqwm.data.store import TrajectoryStore
-from seqwm.envs.registered import register
 from seqwm.testing import check_world_model
 from tests.fakes.worlds import CountingWorld, LinearWorld
 
@@ -124,8 +123,8 @@ def test_frames_are_rendered_and_lie_in_the_space() -> None:
 
 
 def test_gymnasium_makes_dreams() -> None:
-    register()
-    env = gymnasium.make_vec("seqwm/Dream-v0", num_envs=4, world=WORLD, store=WORLD.logs(), horizon=6, sample=False)
+    arguments = {"num_envs": 4, "world": WORLD, "store": WORLD.logs(), "horizon": 6, "sample": False}
+    env = gymnasium.make_vec("seqwm.envs:seqwm/Dream-v0", **arguments)
     observation, _ = env.reset(seed=2)
     expected, _ = dream(WORLD, 4, sample=False).reset(seed=2)
     assert env.metadata["autoreset_mode"] == gymnasium.vector.AutoresetMode.DISABLED
