@@ -7,7 +7,7 @@
   straight-through gradients: KL, entropy and log-probability are those of the mixture, too;
 - normal distributions of actions: squashed by tanh (Dreamer V1), or with a mean and a deviation that are bounded (V3).
 
-Noise is passed in: standard Gumbel for categories, standard normal otherwise.
+Noise is passed in: uniform in [0, 1) for categories, one number each; standard normal otherwise.
 """
 
 from __future__ import annotations
@@ -61,12 +61,7 @@ def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     """
     weights = logits.softmax(-1)
     half = BINS // 2
-    return ((weights[..., half + 1 :] - weights[..., :half].flip(-1)) * bins[half + 1 :]).sum(-1)
-
-
-def gumbel(*shape: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """Standard Gumbel noise: the largest of log-probabilities with it added is a sample."""
-    return -torch.empty(shape, device=device).exponential_(generator=generator).log()
+    return (weights[..., half + 1 :] - weights[..., :half].flip(-1)) @ bins[half + 1 :]
 
 
 def mixed(logits: Tensor, uniform: float) -> Tensor:
@@ -77,13 +72,20 @@ def mixed(logits: Tensor, uniform: float) -> Tensor:
 
 
 def straight_through(log_probabilities: Tensor, noise: Tensor | None) -> Tensor:
-    """One-hot samples [..., K] whose gradient is that of the probabilities; the likeliest where `noise` is None."""
-    ranked = log_probabilities if noise is None else log_probabilities + noise
-    hot = F.one_hot(ranked.argmax(-1), log_probabilities.shape[-1]).to(log_probabilities.dtype)
-    if not log_probabilities.requires_grad:
-        return hot
+    """One-hot samples [..., K] whose gradient is that of the probabilities.
+
+    `noise`, uniform [...], chooses the category in whose stretch of the cumulative probability it lies; without it, the
+    likeliest is chosen.
+    """
+    classes = log_probabilities.shape[-1]
     probabilities = log_probabilities.exp()
-    return hot + (probabilities - probabilities.detach())
+    if noise is None:
+        chosen = log_probabilities.argmax(-1)
+    else:
+        heights = probabilities.detach()[..., :-1].cumsum(-1)
+        chosen = (heights <= noise[..., None]).sum(-1)
+    hot = (chosen[..., None] == torch.arange(classes, device=chosen.device)).to(probabilities.dtype)
+    return hot + (probabilities - probabilities.detach()) if probabilities.requires_grad else hot
 
 
 def categorical_kl(p: Tensor, q: Tensor) -> Tensor:
@@ -118,8 +120,8 @@ class Categories:
     log_probabilities: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """One-hot with straight-through gradients; `noise` is Gumbel [..., K]."""
-        return straight_through(self.log_probabilities, noise)
+        """One-hot with straight-through gradients; `noise` is uniform [..., 1]."""
+        return straight_through(self.log_probabilities, noise[..., 0])
 
     def mode(self) -> Tensor:
         """The likeliest."""

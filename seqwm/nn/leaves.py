@@ -100,8 +100,8 @@ class ObservationEncoder(nn.Module):
         spaces = leaf_spaces(space)
         self.leaves = [Leaf.of(path, leaf) for path, leaf in spaces.items() if not is_image(leaf)]
         size = sum(leaf.size for leaf in self.leaves)
-        self.register_buffer("mean", _features_of(self.leaves, mean, 0.0))
-        self.register_buffer("std", _features_of(self.leaves, std, 1.0))
+        self.register_buffer("mean", features_of(self.leaves, mean, 0.0))
+        self.register_buffer("std", features_of(self.leaves, std, 1.0))
         self.linear = nn.Linear(size, width) if size else None
         frames = {path: leaf.shape for path, leaf in spaces.items() if is_image(leaf)}
         self.paths = list(frames)
@@ -164,7 +164,7 @@ class ActionCodec(nn.Module):
         self.leaves = [Leaf.of(path, leaf) for path, leaf in spaces.items()]
         self.bounded = {path: isinstance(leaf, gym_spaces.Box) and leaf.is_bounded() for path, leaf in spaces.items()}
         self.size = sum(leaf.size for leaf in self.leaves)
-        centre, scale = _features_of(self.leaves, mean, 0.0), _features_of(self.leaves, std, 1.0)
+        centre, scale = features_of(self.leaves, mean, 0.0), features_of(self.leaves, std, 1.0)
         offset = 0
         for leaf in self.leaves:
             box = spaces[leaf.path]
@@ -213,6 +213,14 @@ class ActionCodec(nn.Module):
         tree: TensorTree = unflatten(restored)
         return tree
 
+    def restore(self, features: Tensor) -> TensorTree:
+        """The inverse of `features`: [..., size] to leaves [..., *leaf]; of categories, the largest entry."""
+        parts = (features * self.scale + self.centre).split([leaf.size for leaf in self.leaves], -1)
+        tree: TensorTree = unflatten(
+            {leaf.path: leaf.restore(part) for leaf, part in zip(self.leaves, parts, strict=True)}
+        )
+        return tree
+
     def zeros(self, *shape: int) -> dict[str, Tensor]:
         """Empty actions by leaf path, [*shape, *leaf]."""
         device = self.centre.device
@@ -227,7 +235,7 @@ class ActionCodec(nn.Module):
         return part.tanh() if self.bounded[leaf.path] else part
 
 
-def _features_of(leaves: list[Leaf], tree: Tree | None, default: float) -> Tensor:
+def features_of(leaves: list[Leaf], tree: Tree | None, default: float) -> Tensor:
     """Figures of the Box leaves as one vector of features, `default` for categories."""
     given = flatten(tree) if tree is not None else {}
     out = torch.full((sum(leaf.size for leaf in leaves),), default)

@@ -32,6 +32,7 @@ class LaProp(torch.optim.Optimizer):
         betas: decay of the momentum and of the mean square.
         eps: added to the root mean square.
         clip: largest norm of a tensor's gradient as a share of the tensor's norm; None leaves gradients alone.
+        weight_decay: decoupled, of all tensors.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class LaProp(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-20,
         clip: float | None = 0.3,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "clip": clip})
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "weight_decay": weight_decay}
+        super().__init__(parameters, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -73,4 +76,6 @@ class LaProp(torch.optim.Optimizer):
             torch._foreach_add_(roots, group["eps"])
             torch._foreach_div_(gradients, roots)
             torch._foreach_lerp_(means, gradients, 1 - momentum)
+            if group["weight_decay"]:
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(weights, means, alpha=-group["lr"] / (1 - momentum**count))

@@ -124,11 +124,9 @@ class RSSM(nn.Module):
         }
 
     def noise(self, *shape: int, generator: torch.Generator | None, device: torch.device | str = "cpu") -> Tensor:
-        """What sampling needs: Gumbel [*shape, S, K], or standard normal [*shape, S]."""
-        o = self.options
-        if o.classes:
-            return distributions.gumbel(*shape, o.stochastic, o.classes, generator=generator, device=device)
-        return torch.randn(*shape, o.stochastic, generator=generator, device=device)
+        """What sampling needs, [*shape, S]: uniform for categories, else standard normal."""
+        draw = torch.rand if self.options.classes else torch.randn
+        return draw(*shape, self.options.stochastic, generator=generator, device=device)
 
     def observe(
         self, embedded: Tensor, actions: Tensor, first: Tensor, state: State, noise: Tensor | None

@@ -79,17 +79,24 @@ def test_categories_have_the_log_probability_entropy_and_kl_of_the_mixture():
     assert float(p.min()) > math.log(0.01 / 3) - 1e-4
 
 
-def test_gumbel_samples_come_as_often_as_the_probabilities_say():
+def test_samples_come_as_often_as_the_probabilities_say_and_evenly_spread_noise_to_the_last_one():
     log_probabilities = own.mixed(torch.tensor([1.0, 0.0, -1.0]), 0.01)
-    noise = own.gumbel(40_000, 3, generator=torch.Generator().manual_seed(0))
-    often = own.straight_through(log_probabilities.expand(40_000, 3), noise).mean(0)
-    torch.testing.assert_close(often, log_probabilities.exp(), atol=0.01, rtol=0)
+    noise = (torch.arange(10_000) + 0.5) / 10_000
+    often = own.straight_through(log_probabilities.expand(10_000, 3), noise).mean(0)
+    torch.testing.assert_close(often, log_probabilities.exp(), atol=1e-4, rtol=0)
+
+
+def test_the_largest_uniform_number_there_is_still_chooses_a_category():
+    log_probabilities = torch.tensor([0.1, 0.2, 0.7]).log()
+    noise = torch.tensor([0.0, 1 - 2**-24])
+    hot = own.straight_through(log_probabilities.expand(2, 3), noise)
+    assert hot.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 
 
 def test_straight_through_samples_are_one_hot_with_the_gradient_of_the_probabilities():
     logits = torch.tensor([0.3, -0.2, 1.1], requires_grad=True)
     value = torch.tensor([1.0, 2.0, -3.0])
-    sample = own.straight_through(own.mixed(logits, 0.01), torch.tensor([5.0, 0.0, 0.0]))
+    sample = own.straight_through(own.mixed(logits, 0.01), torch.tensor(0.1))
     torch.testing.assert_close(sample.detach(), torch.tensor([1.0, 0.0, 0.0]))
     (found,) = torch.autograd.grad((sample * value).sum(), logits)
     (expected,) = torch.autograd.grad((own.mixed(logits, 0.01).exp() * value).sum(), logits)
