@@ -19,7 +19,7 @@ What is notable:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -59,6 +59,9 @@ class Options:
         termination_penalty: what the last reward of an episode that terminated is taken to be; null leaves it.
         action_weight, reward_weight, value_weight: of their losses, the observation's being 1.
         planner: the search that acts.
+        objective: what its plans maximise: 'return' (offline reinforcement learning), 'likelihood' (imitation), or
+            'goal': to come near one.
+        goal: values to come near, by column: {'observation[0]': 0.8}; columns that are not named may be anything.
     """
 
     context_length: int = 10
@@ -76,6 +79,8 @@ class Options:
     reward_weight: float = 1.0
     value_weight: float = 1.0
     planner: SearchOptions = field(default_factory=SearchOptions)
+    objective: Objective = "return"
+    goal: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in (("context_length", 2), ("layers", 1), ("heads", 1), ("width", 1), ("bins", 2)):
@@ -85,6 +90,9 @@ class Options:
             raise ValueError(f"width: found {self.width}, expected a multiple of the {self.heads} heads")
         if not 0 < self.discount <= 1:
             raise ValueError(f"discount: found {self.discount}, expected a number above 0 and at most 1")
+        if bool(self.goal) != (self.objective == "goal"):
+            found = f"objective '{self.objective}' {'with' if self.goal else 'without'} a goal"
+            raise ValueError(f"goal: found {found}, expected a goal with objective 'goal', and with no other")
         try:
             planning_context(self.planner, self.context_length, self.positions)
         except ValueError as error:
@@ -127,6 +135,8 @@ def build(options: Options, store: TrajectoryStore) -> TrajectoryTransformer:
         discount=options.discount,
         end_reward=options.termination_penalty,
     )
+    if options.goal:
+        tokenizer.goal(options.goal)
     assert store.spaces.action is not None
     config = TrajectoryTransformerConfig(
         observation_space=space_to_json(store.spaces.observation),
@@ -182,6 +192,8 @@ class TrajectoryTransformerConfig(PreTrainedConfig):
     reward_weight: float = 1.0
     value_weight: float = 1.0
     planner: dict[str, Any] | None = None
+    objective: str = "return"
+    goal: dict[str, float] | None = None
     initializer_range: float = 0.02
 
 
@@ -327,8 +339,8 @@ class TrajectoryTransformer(PreTrainedModel):
         self,
         target_returns: Sequence[float] | None = None,
         *,
-        objective: Objective = "return",
-        goal: Tensor | None = None,
+        objective: Objective | None = None,
+        goal: Mapping[str, float] | None = None,
         planner: SearchOptions | None = None,
         seed: int = 0,
     ) -> TokenPlanner:
@@ -336,24 +348,28 @@ class TrajectoryTransformer(PreTrainedModel):
 
         Args:
             target_returns: must be None: a plan seeks the best, not a given return.
-            objective: what is maximised.
-            goal: for 'goal': float32 [O], flat in the order of the observation's columns, NaN where free.
+            objective: another one than the recipe's.
+            goal: for 'goal': values by column, as in `Options`.
             planner: another search than the recipe's.
             seed: names the draws of the search.
 
         Raises:
             DataError: the objective needs rewards and the data had none.
-            ValueError: context and horizon exceed what was trained.
+            RecipeError: the goal names a column that there is not.
+            ValueError: context and horizon exceed what was trained; a goal is missing, or of no use.
         """
         if target_returns is not None:
             raise ValueError("a Trajectory Transformer plans for the best return and takes no target returns")
+        if objective is None:
+            objective, goal = self.config.objective, goal or self.config.goal
         if objective == "return" and not self.config.has_rewards:
             mend = "train on data with rewards, or plan with objective 'likelihood' or 'goal'"
             found = f"no rewards in {self.config.dataset or 'the training data'}"
             raise DataError([Problem("no-rewards", found, "a reward in every row", mend)])
         options = planner or SearchOptions(**(self.config.planner or {}))
         context = planning_context(options, self.config.context_length, self.config.positions)
-        return TokenPlanner(self, options, context, objective, goal, seed)
+        sought = self.tokenizer.goal(goal) if goal else None
+        return TokenPlanner(self, options, context, objective, sought, seed)
 
     # -- a world to dream in (seqwm.core.protocols.WorldModel) ------------------------------------------------------
 

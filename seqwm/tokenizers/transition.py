@@ -196,6 +196,18 @@ class TransitionTokenizer(nn.Module):
         apart = (self.discretizer.decode(codes, columns) - goal[:, None]) / scale
         return apart.square().nan_to_num(0.0).sum(-1).sqrt()
 
+    def goal(self, wanted: Mapping[str, float]) -> Tensor:
+        """A goal float32 [O] from values by column ('observation[0]'), NaN in those that are not named.
+
+        Raises:
+            RecipeError: a column that there is not.
+        """
+        names = [column.name for leaf in self.observation for column in leaf.token_columns()]
+        for name in wanted:
+            if name not in names:
+                raise RecipeError(f"goal: {name}: unknown column; {nearest(name, names)}")
+        return torch.tensor([wanted.get(name, torch.nan) for name in names])
+
     def _columns(self, binning: Bins, binning_of: Mapping[str, Bins], end_reward: float | None) -> Iterator[Column]:
         """How each column is binned, in the order of the tokens."""
         columns = [column for leaf in (*self.observation, *self.action) for column in leaf.token_columns()]

@@ -380,10 +380,24 @@ def test_observations_beyond_the_training_data_are_clipped_and_counted() -> None
 
 def test_a_planner_can_seek_a_goal_or_imitate() -> None:
     model = make_model()
-    goal = torch.tensor([1.0, torch.nan, torch.nan])
-    for policy in (model.policy(objective="goal", goal=goal), model.policy(objective="likelihood")):
-        action, _ = policy.act(policy.initial(2), torch.randn(2, 3), torch.zeros(2), torch.tensor([True, True]))
-        assert action.shape == (2, 2)
+    observation = torch.randn(2, 3)
+
+    def first_action(policy) -> Tensor:
+        return policy.act(policy.initial(2), observation, torch.zeros(2), torch.tensor([True, True]))[0]
+
+    codes = F.pad(model.tokenizer.encode_observation(observation)[0][:, None], (0, 4, 0, 2))
+    sought = {"objective": "goal", "goal": torch.tensor([[1.0, torch.nan, -2.0]]).expand(2, -1)}
+    asked = [({"objective": "goal", "goal": {"observation[2]": -2.0, "observation[0]": 1.0}}, sought)]
+    asked += [({"objective": "likelihood"}, {"objective": "likelihood"})]
+    for recipe, search in asked:
+        best = beam_search(model, codes, torch.tensor([1, 1]), SMALL.planner, keys=torch.zeros(2).long(), **search)
+        expected = model.tokenizer.decode_action(best.codes[:, 0, 0, 3:5])
+        assert torch.equal(first_action(model.policy(**recipe)), expected)
+        assert torch.equal(first_action(make_model(**recipe).policy()), expected)
+    with pytest.raises(RecipeError, match=r"goal: observation\[3\]: unknown column; did you mean 'observation\[\d\]'"):
+        model.policy(objective="goal", goal={"observation[3]": 1.0})
+    with pytest.raises(ValueError, match="goal: found objective 'goal' without a goal, expected a goal with objective"):
+        dataclasses.replace(SMALL, objective="goal")
 
 
 def test_discrete_actions_come_out_as_the_environment_names_them() -> None:
