@@ -78,7 +78,8 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one():
 
 def test_an_unknown_key_that_resembles_none_is_refused_with_all_known_ones():
     assert refusal(TEXT + "zzz: 1\n") == (
-        "recipes/dt/hopper.yaml:11: zzz: unknown key; known: collect, data, evaluate, method, model, publish, seed, train"
+        "recipes/dt/hopper.yaml:11: zzz: unknown key; "
+        "known: collect, data, evaluate, method, model, publish, seed, train"
     )
 
 

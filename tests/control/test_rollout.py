@@ -6,7 +6,7 @@ import torch
 
 from seqwm.control.collect import collect
 from seqwm.control.policies import RandomPolicy
-from seqwm.control.rollout import gather, play
+from seqwm.control.rollout import Gathering, gather, play
 from seqwm.core.errors import DataError, RolloutError
 from seqwm.core.types import Spaces
 from seqwm.data.store import TrajectoryStore
@@ -178,3 +178,50 @@ def test_random_play_is_uniform_and_a_lane_draws_the_same_beside_others() -> Non
     state = policy.initial(500)
     some = {"lane": state["lane"][[3, 200]]}
     assert torch.equal(policy.act(some, nothing, nothing, nothing)[0], drawn[0, [3, 200]])
+
+
+@pytest.mark.parametrize("environment", ["CartPole-v1", "Pendulum-v1", "InvertedPendulum-v5", "FrozenLake-v1"])
+def test_episodes_under_way_go_on_in_another_process_as_they_would_have(environment) -> None:
+    """Environments keep no state between processes: what they did is played again from its seed."""
+
+    def gathering():
+        vector = make_vector(environment, 3)
+        store = TrajectoryStore.create(None, Spaces(vector.single_observation_space, vector.single_action_space))
+        return Gathering(vector, store, seed=5), store, Hashing(vector.single_action_space)
+
+    whole, expected, policy = gathering()
+    for _ in range(70):
+        whole.round(policy)
+    begun, first, policy = gathering()
+    for _ in range(33):
+        begun.round(policy)
+    state = begun.state_dict()
+    resumed, second, policy = gathering()
+    assert resumed.load_state_dict(state) == []
+    for _ in range(37):
+        resumed.round(policy)
+    whole.cut()
+    resumed.cut()
+    found = [*first.episodes(), *second.episodes()]
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected.episodes(), strict=True):
+        np.testing.assert_array_equal(one.observations, other.observations)
+        np.testing.assert_array_equal(one.rewards, other.rewards)
+        assert one.meta == other.meta
+
+
+class Hashing:
+    """Acts by a number that depends on everything it has seen."""
+
+    def __init__(self, space) -> None:
+        self.space = space
+
+    def initial(self, lanes):
+        return {"sum": torch.zeros(lanes, dtype=torch.float64)}
+
+    def act(self, state, observation, reward, first):
+        seen = observation.reshape(len(first), -1).double().sum(1) + torch.where(first, 0.0, reward)
+        total = torch.where(first, 0.0, 0.9 * state["sum"]) + seen
+        if hasattr(self.space, "n"):
+            return (total * 1000).long() % int(self.space.n), {"sum": total}
+        return torch.sin(1000 * total)[:, None].float() * float(self.space.high[0]), {"sum": total}
