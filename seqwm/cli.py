@@ -132,6 +132,7 @@ def _add_data(verbs: Any) -> None:
     verb.add_argument("source")
     verb.add_argument("repository", help="user/name on the Hub")
     verb.add_argument("--private", action="store_true")
+    verb.add_argument("--revision", help="branch to publish on")
     verb.add_argument("--dry-run", type=Path, metavar="DIR", help="write the exact folder and send nothing")
 
 
@@ -201,8 +202,14 @@ def _collect(options: argparse.Namespace) -> int:
 def _publish_data(options: argparse.Namespace) -> int:
     from seqwm.hub.publish_data import publish_data
 
-    store = _load(options.source)
-    print(publish_data(store, options.repository, private=options.private, dry_run=options.dry_run))
+    where = publish_data(
+        _load(options.source),
+        options.repository,
+        private=options.private,
+        revision=options.revision,
+        dry_run=options.dry_run,
+    )
+    print(where)
     return 0
 
 

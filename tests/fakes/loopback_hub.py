@@ -406,7 +406,7 @@ class _Handler(BaseHTTPRequestHandler):
         if header.get("parentCommit") not in (None, before.sha):
             return self._refuse(412, None, "A commit has happened since. Please refresh and try again.")
         made = repository.commit(header["summary"], files, branch)
-        url = f"{self.hub.address}/{name}/commit/{made.sha}"
+        url = f"{self.hub.address}/{'datasets/' if repository.kind == 'dataset' else ''}{name}/commit/{made.sha}"
         return self._json({"success": True, "commitUrl": url, "commitOid": made.sha, "hookOutput": ""})
 
     def _resolve(self, _: bytes, kinds: str | None, name: str, revision: str, path: str) -> None:

@@ -16,8 +16,8 @@ from seqwm.evaluation.evaluate import Evaluation
 from seqwm.hub.load import load_model
 from seqwm.hub.publish import publish
 from seqwm.run import evaluate_run
-from tests.hub.conftest import SMALL
 from tests.fakes.loopback_hub import TOKEN
+from tests.hub.conftest import SMALL
 
 
 def files_of(folder):

@@ -38,12 +38,16 @@ def open_source(location: str, findings: Findings, *, revision: str | None = Non
             repository is downloaded all the same, as its videos are.
 
     Raises:
-        DataError: for a repository that cannot be reached or holds no Parquet or Arrow, and for files that are wrong.
+        DataError: for a repository that cannot be reached, names a file outside of its folder or holds no Parquet or
+            Arrow, and for files that are wrong.
     """
     user, _, rest = location.partition("/")
     name, _, folder = rest.partition("/")
     repository = f"{user}/{name}"
     commit, listed = list_repository(repository, revision)
+    if outside := [file for file in listed if "\\" in file or {"..", "/"} & set(PurePosixPath(file).parts)]:
+        mend = "whoever made this repository meant harm; use another"
+        raise DataError([Problem("path-outside", repr(outside[0]), "names within the folder", mend, f"hf:{location}")])
     if "meta/info.json" in listed and not folder:
         from seqwm.data.sources import lerobot
 
@@ -90,7 +94,7 @@ def list_repository(repository: str, revision: str | None) -> tuple[str, list[st
     from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        info = HfApi().dataset_info(repository, revision=revision)
+        info = insist(lambda: HfApi().dataset_info(repository, revision=revision))
         return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, ValueError) as error:
         raise DataError([_unreachable(repository, revision, error)]) from error
