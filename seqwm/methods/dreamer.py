@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,22 +35,18 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from seqwm.control.actor_critic import ActorCritic, ActorCriticOptions
+from seqwm.control.latent_learner import LatentLearner, LatentLearning
 from seqwm.core.errors import SpaceError
-from seqwm.core.protocols import Policy, Step
-from seqwm.core.random import torch_generator
+from seqwm.core.protocols import Step
 from seqwm.core.spaces import leaf_spaces, space_from_json, space_to_json
 from seqwm.core.tree import tree_map
-from seqwm.core.types import Batch, Metrics, State, TensorTree
-from seqwm.data.arrivals import CrossingWindows, arrivals
+from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.latent_world import LatentWorld, WorldOptions
-from seqwm.nn.optimisers import LaProp
 from seqwm.nn.rssm import RSSMOptions
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
     from seqwm.training.options import TrainOptions
-
-_NOISE = 1  # the place of an update's noise among the random streams under a seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,33 +56,22 @@ class Settings:
     Attributes:
         world: sizes and losses of the world.
         actor_critic: of what learns in it.
-        sequence_length: rows in a window.
-        imagined_rows: rows of each window, the last ones, that dreams start from.
-        replay_loss: scale of the critic's loss on logged rows.
-        replayed_latents: whether windows begin in the state that the last update left at their first row.
+        learning: how windows are learned from.
         exploration: deviation of noise on continuous actions, and share of random discrete ones.
-        optimiser: of all networks.
     """
 
     world: WorldOptions
     actor_critic: ActorCriticOptions
-    sequence_length: int
-    imagined_rows: int
-    replay_loss: float
-    replayed_latents: bool
-    exploration: float
-    optimiser: Literal["adam", "laprop"]
+    learning: LatentLearning
+    exploration: float = 0.0
 
 
 V3 = Settings(
     world=WorldOptions(rssm=RSSMOptions(deterministic=512, stochastic=32, classes=4, hidden=64), depth=4),
     actor_critic=ActorCriticOptions(),
-    sequence_length=64,
-    imagined_rows=64,
-    replay_loss=0.3,
-    replayed_latents=True,
-    exploration=0.0,
-    optimiser="laprop",
+    learning=LatentLearning(
+        sequence_length=64, imagined_rows=64, replay_loss=0.3, replayed_latents=True, optimiser="laprop"
+    ),
 )
 _V1_CELL = RSSMOptions(
     deterministic=200,
@@ -127,12 +111,8 @@ V1 = Settings(
         continuous="tanh_normal",
         uniform=0.0,
     ),
-    sequence_length=50,
-    imagined_rows=50,
-    replay_loss=0.0,
-    replayed_latents=False,
+    learning=LatentLearning(sequence_length=50, imagined_rows=50),
     exploration=0.3,
-    optimiser="adam",
 )
 V2 = Settings(
     world=replace(
@@ -154,12 +134,7 @@ V2 = Settings(
         slow_rate=1.0,
         slow_every=100,
     ),
-    sequence_length=50,
-    imagined_rows=50,
-    replay_loss=0.0,
-    replayed_latents=False,
-    exploration=0.0,
-    optimiser="adam",
+    learning=V1.learning,
 )
 
 
@@ -225,12 +200,13 @@ def settings(options: Options, *, discrete: bool = True) -> Settings:
     if options.version == "v2" and not discrete:
         base = replace(base, actor_critic=replace(base.actor_critic, dynamics_share=1.0, entropy=1e-4))
     given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-    result: Settings = replace(
-        _changed(base, given),
+    learning = _changed(base.learning, given)
+    return replace(
+        base,
         world=_changed(replace(base.world, rssm=_changed(base.world.rssm, given)), given),
         actor_critic=_changed(base.actor_critic, given),
+        learning=replace(learning, imagined_rows=min(learning.imagined_rows, learning.sequence_length)),
     )
-    return replace(result, imagined_rows=min(result.imagined_rows, result.sequence_length))
 
 
 def _changed(options: Any, given: dict[str, Any]) -> Any:
@@ -260,7 +236,7 @@ def build(options: Options, store: TrajectoryStore) -> Dreamer:
         dataset_fingerprint=store.fingerprint,
         environment=store.provenance.get("environment"),
         version=options.version,
-        sequence_length=chosen.sequence_length,
+        sequence_length=chosen.learning.sequence_length,
         exploration=chosen.exploration,
         world=dataclasses.asdict(chosen.world),
         actor_critic=dataclasses.asdict(chosen.actor_critic),
@@ -271,9 +247,11 @@ def build(options: Options, store: TrajectoryStore) -> Dreamer:
     return model
 
 
-def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed: int) -> DreamerLearner:
-    """What trains a fresh model on a store, finished or growing."""
-    return DreamerLearner(build(options, store), options, store, train, seed)
+def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed: int) -> LatentLearner:
+    """What trains a fresh model on a store, finished or growing; without rewards, the world alone."""
+    model, learning = build(options, store), settings(options).learning
+    actor_critic = model.actor_critic if store.has_rewards else None
+    return LatentLearner(model, model.world, actor_critic, learning, store, train, seed)
 
 
 class DreamerConfig(PreTrainedConfig):
@@ -339,6 +317,10 @@ class Dreamer(PreTrainedModel):
             raise ValueError("dreamer: found target_returns, expected none: it looks for the largest return")
         return DreamerPolicy(self, explore=False)
 
+    def explorer(self) -> DreamerPolicy:
+        """What acts while it learns."""
+        return DreamerPolicy(self, explore=True)
+
 
 class DreamerPolicy:
     """Acts in a batch of lanes on the state of each; draws from torch's default generator where it explores.
@@ -368,182 +350,9 @@ class DreamerPolicy:
         chosen = self.model.actor_critic.policy(world.features(following))
         features = chosen.sample(chosen.noise(None)) if self.explore else chosen.mode()
         if self.explore and self.model.config.exploration:
-            features = self._stray(features)
+            features = world.actions.stray(features, self.model.config.exploration)
         action = world.actions.restore(features)
         return action, {**following, "action": world.actions.features(action)}
-
-    def _stray(self, features: Tensor) -> Tensor:
-        """V1's exploration: noise on continuous actions, now and then another discrete one."""
-        scale, parts = float(self.model.config.exploration), []
-        for leaf, part in zip(
-            self.model.actor_critic.leaves,
-            features.split([leaf.size for leaf in self.model.actor_critic.leaves], -1),
-            strict=True,
-        ):
-            if leaf.sizes:
-                elsewhere = torch.rand(len(part), 1, device=part.device) < scale
-                parts.append(torch.where(elsewhere, torch.rand_like(part), part))
-            else:
-                parts.append((part + scale * torch.randn_like(part)).clamp(-1, 1))
-        return torch.cat(parts, -1)
-
-
-class DreamerLearner:
-    """World, actor and critic, learned together from windows of a store.
-
-    Of `train:`, `gradient_clip` is the largest norm of the gradient of each of world, actor and critic for V1 and V2,
-    and for V3 that of each tensor as a share of the tensor's own norm.
-
-    Args:
-        model: with fresh weights.
-        options: those it was built with.
-        store: finished or growing.
-        train: of the updates.
-        seed: of windows and noise.
-
-    Raises:
-        ValueError: half precision, or a rate that falls, is asked for.
-    """
-
-    def __init__(
-        self, model: Dreamer, options: Options, store: TrajectoryStore, train: TrainOptions, seed: int
-    ) -> None:
-        for name, only in (("precision", "float32"), ("schedule", "constant")):
-            if getattr(train, name) != only:
-                raise ValueError(f"train.{name}: found {getattr(train, name)}, expected {only}: dreamer has no other")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model: Dreamer = model.to(self.device)
-        self.train, self.seed = train, seed
-        chosen = settings(options, discrete=True)
-        self._chosen, self._length, self._starts = chosen, chosen.sequence_length, chosen.imagined_rows
-        # One row more than is learned from: it gives the next one its action, reward and, of V3, its state.
-        self.windows = CrossingWindows(store, chosen.sequence_length + 1, train.batch_size, seed)
-        self._acts = model.world.options.rewards != "none"
-        groups = [
-            (self.model.world.parameters(), train.learning_rate),
-            (self.model.actor_critic.actor.parameters(), options.actor_learning_rate or train.learning_rate),
-            (self.model.actor_critic.critic.parameters(), options.critic_learning_rate or train.learning_rate),
-        ]
-        self._names = {p: name for name, p in self.model.named_parameters() if p.requires_grad}
-        self._peaks = [peak for _, peak in groups]
-        self._optimiser = _optimiser([{"params": list(p), "lr": lr} for p, lr in groups], chosen.optimiser, train)
-        self._average = {name: p.detach().clone() for p, name in self._names.items()} if train.ema is not None else {}
-        # The state behind each row of the store; zeros, the initial one, where none was left yet.
-        self._latents = torch.zeros(0, self.model.world.rssm.feature_size, device=self.device)
-
-    def update(self, step: int) -> Metrics:
-        """Update number `step`; every loss, figures of the dreams, and the gradient's norm."""
-        model, world = self.model.train(), self.model.world
-        rows = torch.from_numpy(self.windows.rows(step)).to(self.device)
-        arrived = arrivals(self.windows.gather(rows.cpu().numpy()).to(self.device), context=1)
-        lanes, length = arrived.first.shape
-        generator = torch_generator(self.seed, _NOISE, step, device=self.device.type)
-        noise = world.rssm.noise(lanes, length, generator=generator, device=self.device)
-        latents, _ = world.observe(arrived, self._state_before(rows[:, 0]), noise)
-        losses = world.losses(arrived, latents)
-        figures: dict[str, Tensor] = {}
-        if self._acts:
-            last = slice(length - self._starts, length)
-            start = {
-                "deterministic": latents.deterministic[:, last].flatten(0, 1),
-                "stochastic": latents.stochastic[:, last].flatten(0, 1),
-            }
-            dreamt = model.actor_critic.losses(world, start, generator)
-            losses |= {"actor": dreamt.actor, "critic": dreamt.critic}
-            figures |= dreamt.figures
-            if self._chosen.replay_loss:
-                imagined = dreamt.returns[0].unflatten(0, (lanes, -1))
-                tail = dataclasses.replace(
-                    arrived, **{name: getattr(arrived, name)[:, last] for name in ("rewards", "terminated", "last")}
-                )
-                logged = model.actor_critic.replay_loss(
-                    latents.features[:, last], tail, imagined, world.options.discount
-                )
-                losses["replay"] = self._chosen.replay_loss * logged
-        loss = torch.stack(list(losses.values())).sum()
-        figures = {"loss": loss.detach(), **{f"loss_{name}": part.detach() for name, part in losses.items()}, **figures}
-        figures["gradient_norm"] = self._descend(loss, step)
-        model.actor_critic.follow(step)
-        if self._chosen.replayed_latents:
-            self._latents[rows[:, 1:]] = latents.features.detach()
-        values = torch.stack([value.detach().float() for value in figures.values()]).tolist()
-        return dict(zip(figures, values, strict=True)) | {"learning_rate": self._optimiser.param_groups[0]["lr"]}
-
-    def _state_before(self, rows: Tensor) -> State:
-        """The state behind these rows, [B], as it was last left there."""
-        model, total = self.model, sum(len(part) for part in self.windows.store.parts)
-        if not self._chosen.replayed_latents:
-            return model.world.rssm.initial(len(rows), self.device)
-        if total > len(self._latents):
-            grown = self._latents.new_zeros(max(total, 2 * len(self._latents)), self._latents.shape[1])
-            grown[: len(self._latents)] = self._latents
-            self._latents = grown
-        stochastic, deterministic = self._latents[rows].split(
-            [model.world.rssm.size, model.world.options.rssm.deterministic], -1
-        )
-        return {"deterministic": deterministic, "stochastic": stochastic}
-
-    def _descend(self, loss: Tensor, step: int) -> Tensor:
-        """One step of the optimiser; the norm of the whole gradient, before it is clipped."""
-        loss.backward()
-        gradients = [p.grad for p in self._names if p.grad is not None]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        rise = min(1.0, (step + 1) / self.train.warmup_steps) if self.train.warmup_steps else 1.0
-        for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * rise
-            if self.train.gradient_clip is not None and not isinstance(self._optimiser, LaProp):
-                torch.nn.utils.clip_grad_norm_(group["params"], self.train.gradient_clip)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
-        if self._average:
-            weight = 1 - min(self.train.ema or 0.0, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self._average.values()), [p.data for p in self._names], weight)
-        return norm
-
-    def trained(self) -> Dreamer:
-        """The model to evaluate and to save; with averaged weights where `train.ema` asks for them."""
-        self.model.eval()
-        if not self._average:
-            return self.model
-        averaged = deepcopy(self.model)
-        for name, p in averaged.named_parameters():
-            if name in self._average:
-                p.data.copy_(self._average[name])
-        return averaged
-
-    def policy(self, explore: bool) -> Policy:
-        """Exploring, the model as it goes on learning; else the one that `trained` gives."""
-        return DreamerPolicy(self.model, explore=True) if explore else self.trained().policy()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, buffers, the optimiser's moments by parameter, the average, and the states behind the rows."""
-        moments = {name: dict(self._optimiser.state[p]) for p, name in self._names.items()}
-        state: dict[str, Any] = {"model": self.model.state_dict(), "latents": self._latents}
-        state |= {"optimiser": {name: tensors for name, tensors in moments.items() if tensors}}
-        if self._average:
-            state |= {"average": self._average}
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        for p, name in self._names.items():
-            if name in state.get("optimiser", {}):
-                tensors = state["optimiser"][name]
-                self._optimiser.state[p] = {
-                    part: tensor if part == "step" else tensor.to(self.device) for part, tensor in tensors.items()
-                }
-        for name, tensor in state.get("average", {}).items():
-            self._average[name].copy_(tensor)
-        self._latents = state["latents"].to(self.device)
-
-
-def _optimiser(
-    groups: list[dict[str, Any]], kind: Literal["adam", "laprop"], train: TrainOptions
-) -> torch.optim.Optimizer:
-    if kind == "laprop":
-        return LaProp(groups, betas=train.betas, clip=train.gradient_clip, weight_decay=train.weight_decay)
-    return torch.optim.AdamW(groups, betas=train.betas, eps=1e-5, weight_decay=train.weight_decay)
 
 
 AutoConfig.register(DreamerConfig.model_type, DreamerConfig)

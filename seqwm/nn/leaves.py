@@ -221,6 +221,22 @@ class ActionCodec(nn.Module):
         )
         return tree
 
+    def stray(self, features: Tensor, scale: float) -> Tensor:
+        """Features [B, size] with noise from torch's default generator, for exploring.
+
+        Normal with deviation `scale` on entries of a Box, kept within its bounds; in that share of lanes, another
+        category.
+        """
+        parts = []
+        for leaf, part in zip(self.leaves, features.split([leaf.size for leaf in self.leaves], -1), strict=True):
+            if leaf.sizes:
+                elsewhere = torch.rand(len(part), 1, device=part.device) < scale
+                parts.append(torch.where(elsewhere, torch.rand_like(part), part))
+            else:
+                strayed = part + scale * torch.randn_like(part)
+                parts.append(strayed.clamp(-1, 1) if self.bounded[leaf.path] else strayed)
+        return torch.cat(parts, -1)
+
     def zeros(self, *shape: int) -> dict[str, Tensor]:
         """Empty actions by leaf path, [*shape, *leaf]."""
         device = self.centre.device
