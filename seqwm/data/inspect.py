@@ -22,7 +22,7 @@ def inspect(store: TrajectoryStore) -> dict[str, Any]:
         "open": int((~store.terminated & ~store.truncated).sum()),
     }
     report: dict[str, Any] = {
-        "source": store.provenance.get("source", str(store.path)),
+        "source": str(store.provenance.get("source") or store.path or "a store in memory"),
         "environment": store.provenance.get("environment"),
         "episodes": len(store),
         "transitions": store.rows,

@@ -39,7 +39,7 @@ def test_features_are_what_stands_in_the_docstring():
     )
     action = {"arm": [[2.0, 5.0]], "gear": [1], "keys": [[1, 0]], "push": [[9.0]]}
     features = codec.features({name: torch.tensor(value) for name, value in action.items()})
-    assert features.tolist() == [1.0, 0.0, 0, 0, 1, 0, 1, 1, 0, 0, 2.0]
+    assert features.tolist() == [[1.0, 0.0, 0, 0, 1, 0, 1, 1, 0, 0, 2.0]]
     assert codec.size == 11
 
 
