@@ -55,7 +55,8 @@ class Study:
         seeds: each cell is trained once with each.
         set: changes to every cell.
         columns: what the table shows.
-        include: files of records in the form of results.json, made by other programs; relative to the study's file.
+        include: files of records in the form of results.json, made by other programs or another study; relative to
+            the study's file. Those of data sets that are none of this study's are left out.
         threads: CPU threads of a run; null leaves them as they are. They change rates, and last bits of results.
     """
 
@@ -127,7 +128,12 @@ def run_study(file: str | Path, *, runs: str | Path = "runs/studies", out: str |
     file = Path(file)
     study = read_study(file)
     planned = list(cells(study))
-    included = [record for name in study.include for record in _included(file.parent / name)]
+    included = [
+        record
+        for name in study.include
+        for record in _included(file.parent / name)
+        if record["dataset"] in study.datasets
+    ]
     out = Path(out) if out else file.parent
     if study.threads:
         import torch

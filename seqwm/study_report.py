@@ -86,21 +86,26 @@ def rows(records: Sequence[dict[str, Any]]) -> list[Row]:
 
 def table(title: str, rows: Sequence[Row], columns: Sequence[Column], command: str) -> str:
     """The Markdown of the table; `command` is what made it."""
+    places = 1 if max((abs(row.mean) for row in rows), default=0.0) > 10 else 2  # shares need more than returns do
+
+    def shown(value: float) -> str:
+        return f"{value:.{places}f}"
+
     cells: dict[str, Callable[[Row], str]] = {
         "dataset": lambda row: row.dataset,
         "method": lambda row: row.method,
         "target": lambda row: "-" if row.target is None else f"{row.target:g}",
-        "return": lambda row: f"{row.mean:.1f} [{row.interval[0]:.1f}, {row.interval[1]:.1f}]",
-        "iqm": lambda row: f"{row.iqm:.1f}",
+        "return": lambda row: f"{shown(row.mean)} [{shown(row.interval[0])}, {shown(row.interval[1])}]",
+        "iqm": lambda row: shown(row.iqm),
         "score": lambda row: "-" if row.score is None else f"{row.score:.1f}",
         "seeds x episodes": lambda row: f"{row.seeds} x {row.episodes // row.seeds}",
         "updates/s": lambda row: f"{row.rate:.1f}",
         "seconds": lambda row: f"{row.seconds:.0f}",
     }
-    shown = ["dataset"] * any(row.dataset for row in rows) + ["method"]
-    shown += ["target"] * any(row.target is not None for row in rows) + [*columns, "seeds x episodes"]
-    lines = [f"# {title}", "", f"| {' | '.join(shown)} |", "|" + " --- |" * len(shown)]
-    lines += ["| " + " | ".join(cells[name](row) for name in shown) + " |" for row in rows]
+    names = ["dataset"] * any(row.dataset for row in rows) + ["method"]
+    names += ["target"] * any(row.target is not None for row in rows) + [*columns, "seeds x episodes"]
+    lines = [f"# {title}", "", f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
+    lines += ["| " + " | ".join(cells[name](row) for name in names) + " |" for row in rows]
     notes = "Means over seeds with 95 % intervals (bootstrap of seeds and, within them, episodes); medians of rates."
     return "\n".join([*lines, "", f"{notes} Made by `{command}`; every episode is in results.json.", ""])
 

@@ -171,10 +171,11 @@ def record(method="peer", seed=0, returns=(1.0, 2.0), **more):
 
 
 def test_records_of_other_programs_stand_in_the_same_table(trained):
-    Path("width/peer.json").write_text(json.dumps({"records": [record()]}))
+    Path("width/peer.json").write_text(json.dumps({"records": [record(), record(dataset="not of this study")]}))
     Path("width/study.yaml").write_text(STUDY + "include: [peer.json]\n")
     run_study("width/study.yaml")
     lines = Path("width/results.md").read_text().splitlines()
+    assert "not of this study" not in str(lines)
     assert lines[6].startswith("| mixed | peer | - | 1.5 [")
     assert lines[6].endswith(" | - | 2.5 | 4 | 1 x 2 |")
     assert len(json.loads(Path("width/results.json").read_text())["records"]) == 8
@@ -186,6 +187,13 @@ def test_records_of_other_programs_stand_in_the_same_table(trained):
 def test_a_table_shows_only_the_columns_that_say_something():
     lines = table("T", rows([record(dataset="")]), ["return"], "seqwm study s").splitlines()
     assert lines[:4] == ["# T", "", "| method | return | seeds x episodes |", "| --- | --- | --- |"]
+
+
+def test_returns_that_are_shares_are_shown_to_two_decimals():
+    shares = table("T", rows([record(dataset="", returns=[0.25, 0.25])]), ["return", "iqm"], "seqwm study s")
+    assert "| peer | 0.25 [0.25, 0.25] | 0.25 | 1 x 2 |" in shares
+    larger = table("T", rows([record(dataset="", returns=[-250.0, -250.0])]), ["return", "iqm"], "seqwm study s")
+    assert "| peer | -250.0 [-250.0, -250.0] | -250.0 | 1 x 2 |" in larger
 
 
 def test_the_interval_of_one_seed_is_the_bootstrap_of_its_mean():
