@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModel
 
 from seqwm.control.beam_search import SearchOptions, beam_search
-from seqwm.control.dream import DreamEnv
+from seqwm.control.cem import CEMOptions, CEMPolicy, plan
+from seqwm.control.dream import DreamEnv, imagine
 from seqwm.control.policies import RandomPolicy
 from seqwm.control.rollout import gather, play
 from seqwm.core.errors import DataError, RecipeError, SpaceError
@@ -23,7 +24,7 @@ from seqwm.core.types import Episode, Spaces
 from seqwm.data.store import TrajectoryStore
 from seqwm.envs.make import make_vector
 from seqwm.methods.trajectory_transformer import Options, TrajectoryTransformer, build, window_options
-from seqwm.testing import check_world_model
+from seqwm.testing import check_policy, check_world_model
 from seqwm.training.options import TrainOptions
 from seqwm.training.supervised import SupervisedLearner
 
@@ -505,6 +506,53 @@ def test_steps_with_a_cache_are_steps_of_the_whole_sequence(positions: str, samp
             assert torch.equal(state["codes"][lane, :rows, :6], past[-rows:, :6])
             assert rows == min(len(past), length)
     assert torch.isfinite(state["cache"]).all()
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_it_keeps_what_a_world_model_and_a_policy_promise(positions: str) -> None:
+    store, model = make_store(), make_model(positions, seed=4)
+    context = context_of(store, length=SMALL.context_length, lanes=6)
+    assert not context.valid.all()
+    check_world_model(model, context, store.spaces)
+    check_policy(lambda lanes: model.policy(), store.spaces)
+
+
+def test_it_can_be_dreamt_in_as_an_environment_by_its_own_planner() -> None:
+    store, model = make_store(), make_model(seed=4)
+    dream = DreamEnv(model, store.spaces, store.windows(model.window_length, 1), lanes=3, horizon=9)
+    outcomes = play(dream, model.policy(), range(3))
+    assert all(outcome.length == 9 or outcome.terminated for outcome in outcomes)
+    again = play(dream, model.policy(), range(3))
+    assert outcomes == again
+    rewards = model.tokenizer.discretizer.values[model.layout.reward]
+    least, most = min(float(rewards.min()), model.config.end_reward), max(float(rewards.max()), model.config.end_reward)
+    assert all(least * one.length <= one.achieved <= most * one.length for one in outcomes)
+
+
+def test_the_cross_entropy_method_finds_in_it_what_trying_every_plan_finds() -> None:
+    spaces = Spaces(gym_spaces.Box(-np.inf, np.inf, (2,), np.float32), gym_spaces.Discrete(3))
+    rng = np.random.default_rng(0)
+    store = TrajectoryStore.create(None, spaces)
+    for _ in range(6):
+        observations, actions = rng.standard_normal((9, 2)).astype(np.float32), rng.integers(0, 3, 8)
+        rewards = rng.standard_normal(8).astype(np.float32)
+        store.append(Episode(observations, actions, rewards, terminated=False, truncated=True))
+    torch.manual_seed(0)
+    model = build(dataclasses.replace(SMALL, termination_penalty=None), store).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    state = model.encode(store.windows(6, 4, discount=0.99).batch(0))
+    every = torch.cartesian_prod(*[torch.arange(3)] * 3)
+    everywhere = {name: tensor.repeat_interleave(27, 0) for name, tensor in state.items()}
+    tried = imagine(model, everywhere, every.repeat(4, 1), 3)
+    alive = torch.cat([torch.ones(108, 1), (~tried.terminated).cumprod(1)[:, :-1]], 1)
+    best = (tried.rewards * alive).sum(1).view(4, 27).amax(1)
+    options = CEMOptions(horizon=3, candidates=150, elites=15, iterations=3)
+    found = imagine(model, state, plan(model, state, spaces.action, options, torch.arange(4)).actions, 3)
+    alive = torch.cat([torch.ones(4, 1), (~found.terminated).cumprod(1)[:, :-1]], 1)
+    assert torch.allclose((found.rewards * alive).sum(1), best)
+    policy = CEMPolicy(model, spaces, model.window_length, dataclasses.replace(options, candidates=20))
+    check_policy(lambda lanes: policy, spaces)
 
 
 def test_the_reward_of_an_end_is_the_one_that_the_penalty_hides() -> None:
