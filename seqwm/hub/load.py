@@ -25,7 +25,7 @@ PREFIX = "seqwm_"
 _WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "recipe.yaml", "run.json", "evaluation.json"]
 _TOLD = (  # what `to_transformers` adds to a config of transformers' class
     *("state_mean", "state_std", "return_scale", "action_centre", "action_scale"),
-    *("observation_space", "action_space", "environment"),
+    *("context_length", "observation_space", "action_space", "environment"),
 )
 _INDEX = "model.safetensors.index.json"
 
@@ -177,10 +177,11 @@ def _from_transformers(name: str | Path, folder: Path, config: dict[str, Any], n
 
     from seqwm.methods.decision_transformer import from_transformers
 
-    known = {*inspect.get_annotations(transformers.DecisionTransformerConfig), "max_length", *_TOLD}
+    known = {*inspect.get_annotations(transformers.DecisionTransformerConfig), *_TOLD}
     settings = transformers.DecisionTransformerConfig(**{key: config[key] for key in known & config.keys()})
     exported = _read_weights(name, folder, transformers.DecisionTransformerModel, settings)
+    steps = {"context_length": config["max_length"]} if "max_length" in config else {}  # which transformers 5 drops
     try:
-        return from_transformers(exported, **normalisation)
+        return from_transformers(exported, **{**steps, **normalisation})
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None

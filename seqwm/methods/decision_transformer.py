@@ -305,7 +305,7 @@ def to_transformers(model: DecisionTransformer) -> transformers.DecisionTransfor
 
     As in every published Decision Transformer, that class takes standardised observations and scaled returns and gives
     actions in [-1, 1]. The figures stand in its config: state_mean, state_std, return_scale, action_centre,
-    action_scale; so do the spaces and the environment.
+    action_scale; so do context_length (steps in a window), the spaces and the environment.
 
     Raises:
         SpaceError: image observations or an LSTM, which that class does not have.
@@ -333,7 +333,7 @@ def to_transformers(model: DecisionTransformer) -> transformers.DecisionTransfor
             resid_pdrop=config.dropout,
             embd_pdrop=config.dropout,
             attn_pdrop=config.dropout,
-            max_length=config.context_length,
+            context_length=config.context_length,
             state_mean=model.observe.mean.tolist(),
             state_std=model.observe.std.tolist(),
             return_scale=config.return_scale,
@@ -360,6 +360,7 @@ def from_transformers(
     return_scale: float | None = None,
     action_low: float = -1.0,
     action_high: float = 1.0,
+    context_length: int | None = None,
     environment: str | None = None,
 ) -> DecisionTransformer:
     """A Decision Transformer of transformers' class; what is not given is read from its config, if it tells.
@@ -370,6 +371,7 @@ def from_transformers(
         state_mean, state_std: what its observations were standardised with; such checkpoints tell them in their cards.
         return_scale: what its returns were divided by.
         action_low, action_high: bounds of every action, where its config does not tell the action space.
+        context_length: steps in a window; 20, as in the paper, where its config does not tell.
         environment: Gymnasium id it was trained for.
 
     Raises:
@@ -391,7 +393,7 @@ def from_transformers(
         observation_space=getattr(theirs, "observation_space", None) or space_to_json(observation),
         action_space=getattr(theirs, "action_space", None) or space_to_json(action),
         environment=environment or getattr(theirs, "environment", None),
-        context_length=getattr(theirs, "max_length", None) or 20,
+        context_length=context_length or getattr(theirs, "context_length", None) or 20,
         layers=theirs.n_layer,
         heads=theirs.n_head,
         width=theirs.hidden_size,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from seqwm.recipe import parse_recipe
 from seqwm.run import train
@@ -13,7 +14,7 @@ SMALL = {
     "decision_transformer": {"context_length": 5, "layers": 1, "width": 16},
     "trajectory_transformer": {
         "context_length": 4, "layers": 1, "heads": 1, "width": 16, "bins": 8,
-        "planner": {"horizon": 2, "beams": 2, "expansion": 2},
+        "planner": {"horizon": 2, "beams": 4, "expansion": 4},
     },
 }  # fmt: skip
 
@@ -47,9 +48,22 @@ def small_recipe(method):
                 "method": method,
                 "data": {"source": "datasets/cartpole"},
                 "model": SMALL[method],
-                "train": {"steps": 3, "batch_size": 4, "track": []},
+                "train": {"steps": 60, "batch_size": 16, "learning_rate": 0.02, "warmup_steps": 0, "track": []},
                 "evaluate": {"targets": targets, "episodes": 2, "reference": "seqwm/CartPole-v1"},
             }
         ),
         method,
     )
+
+
+def actions_of(model, steps=6, lanes=3):
+    """What a policy does with given observations."""
+    generator = torch.Generator().manual_seed(0)
+    policy = model.policy([50.0, 100.0, 150.0]) if model.return_conditioned else model.policy()
+    state, chosen = policy.initial(lanes), []
+    for step in range(steps):
+        observation = 3 * torch.randn(lanes, 4, generator=generator)
+        reward, first = torch.ones(lanes), torch.full((lanes,), step == 0)
+        action, state = policy.act(state, observation, reward, first)
+        chosen.append(action)
+    return torch.stack(chosen)

@@ -62,7 +62,7 @@ def test_a_card_tells_what_a_reader_asks(run):
         "One trained model (seed 0), 2 episodes for each target",
         "environment seeds 0 to 1",
         "Calibration error",
-        "3 updates of 4 windows in",
+        "60 updates of 16 windows in",
         "CPU cores",
         f"`{record['command']}`",
         "](curve.png)",

@@ -17,24 +17,11 @@ from seqwm.hub.load import load_model
 from seqwm.hub.publish import publish
 from seqwm.run import evaluate_run
 from tests.fakes.loopback_hub import TOKEN
-from tests.hub.conftest import SMALL
+from tests.hub.conftest import SMALL, actions_of
 
 
 def files_of(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def actions_of(model, steps=6, lanes=3):
-    """What a policy does with given observations."""
-    generator = torch_generator(0)
-    policy = model.policy([50.0, 100.0, 150.0]) if model.return_conditioned else model.policy()
-    state, chosen = policy.initial(lanes), []
-    for step in range(steps):
-        observation = torch.rand(lanes, 4, generator=generator)
-        reward, first = torch.ones(lanes), torch.full((lanes,), step == 0)
-        action, state = policy.act(state, observation, reward, first)
-        chosen.append(action)
-    return torch.stack(chosen)
 
 
 @pytest.mark.parametrize("method", SMALL)
