@@ -276,7 +276,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _add_study(verbs: Any) -> None:
     verb = _verb(
         verbs, "study", _study, "train and compare many runs: one table, one figure with intervals",
-        "  seqwm study recipes/studies/hopper.yaml",
+        "  seqwm study recipes/studies/quickstart/study.yaml",
     )  # fmt: skip
     verb.add_argument("file", type=Path)
 
@@ -284,7 +284,8 @@ def _add_study(verbs: Any) -> None:
 def _study(options: argparse.Namespace) -> int:
     from seqwm.study import run_study
 
-    print(run_study(options.file))
+    table = run_study(options.file)
+    print(f"{table.read_text()}\n{table}")
     return 0
 
 

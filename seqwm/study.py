@@ -98,6 +98,8 @@ class Cell:
 
 def read_study(file: Path) -> Study:
     """The study that a file spells, checked as strictly as a recipe."""
+    if not file.is_file():
+        raise RecipeError(f"{file}: no such file; expected a study, as recipes/studies/quickstart/study.yaml is one")
     study = strict_yaml.build(Study, strict_yaml.compose(file.read_text(), str(file)))
     for name in ("methods", "datasets", "seeds"):
         if not getattr(study, name):
