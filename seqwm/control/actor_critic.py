@@ -132,10 +132,13 @@ class Dream:
     Attributes:
         features: [H + 1, N, F], the start first.
         actions: features of the action taken in each state but the last, [H, N, A].
+        log_densities, entropies: of the actor there, [H, N], with gradients for its weights alone.
     """
 
     features: Tensor
     actions: Tensor
+    log_densities: Tensor
+    entropies: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,17 +227,30 @@ class ActorCritic(nn.Module):
         return Actions(tuple(parts), tuple(sizes))
 
     def dream(self, world: LatentWorld, start: State, generator: torch.Generator | None) -> Dream:
-        """H steps from N start states; gradients reach the actor through the dynamics unless they are switched off."""
+        """H steps from N start states; gradients reach the actor through the dynamics unless they are switched off.
+
+        The actor's own outputs keep theirs, so that nothing is computed twice for REINFORCE.
+        """
         horizon, lanes = self.options.horizon, len(start["deterministic"])
         device = start["deterministic"].device
         noise = world.rssm.noise(horizon, lanes, generator=generator, device=device)
-        state, features, actions = start, [world.features(start)], []
+        state, features = start, [world.features(start)]
+        actions, log_densities, entropies = [], [], []
         for t in range(horizon):
-            chosen = self.policy(features[-1].detach())
-            actions.append(chosen.sample(chosen.noise(generator)))
-            state = world.rssm.step(state, actions[-1], noise[t])
+            with torch.enable_grad():
+                chosen = self.policy(features[-1].detach())
+                drawn = chosen.noise(generator)
+                action = chosen.sample(drawn)
+                log_densities.append(chosen.log_density(action.detach()))
+                entropies.append(chosen.entropy(drawn))
+            if not torch.is_grad_enabled():
+                action = action.detach()
+            actions.append(action)
+            state = world.rssm.step(state, action, noise[t])
             features.append(world.features(state))
-        return Dream(torch.stack(features), torch.stack(actions))
+        with torch.enable_grad():
+            score, spread = torch.stack(log_densities), torch.stack(entropies)
+        return Dream(torch.stack(features), torch.stack(actions), score, spread)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -264,20 +280,18 @@ class ActorCritic(nn.Module):
             self._measure(returns.detach())
         weights = discounts.detach().cumprod(0)[:-1]
 
-        chosen = self.policy(seen[:-1])
-        entropy = chosen.entropy(chosen.noise(generator))
-        gain = o.entropy * entropy
+        gain = o.entropy * dream.entropies
         if through:
             gain = gain + o.dynamics_share * returns / self._scale()
         if o.dynamics_share < 1:
             advantage = (returns - values[:-1]).detach() / self._scale()
-            gain = gain + (1 - o.dynamics_share) * chosen.log_density(dream.actions.detach()) * advantage
+            gain = gain + (1 - o.dynamics_share) * dream.log_densities * advantage
         returns = returns.detach()
         figures = {
             "imagined_return": returns.mean(),
             "imagined_reward": rewards.detach().mean(),
             "value": values.detach().mean(),
-            "entropy": entropy.detach().mean(),
+            "entropy": dream.entropies.detach().mean(),
             "return_range": (self.high - self.low).clone(),
         }
         critic = self._critic_loss(outputs[:-1], seen[:-1], returns, weights)
@@ -302,17 +316,15 @@ class ActorCritic(nn.Module):
         return two_hot_mean(outputs, self.bins) if self.options.values == "two_hot" else outputs[..., 0]
 
     def _critic_loss(self, outputs: Tensor, features: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        loss = self._distance(outputs, target)
+        targets = [target]
         if self.options.slow == "regulariser" and self.slow is not None:
             with torch.no_grad():
-                slow = self.value(self.slow(features))
-            loss = loss + self._distance(outputs, slow)
-        return (weights * loss).mean()
-
-    def _distance(self, outputs: Tensor, target: Tensor) -> Tensor:
+                targets.append(self.value(self.slow(features)))
         if self.options.values == "two_hot":
-            return two_hot_loss(outputs, target, self.bins)
-        return 0.5 * (outputs[..., 0] - target).square()
+            loss = two_hot_loss(outputs, *targets, bins=self.bins)
+        else:
+            loss = torch.stack([0.5 * (outputs[..., 0] - one).square() for one in targets]).sum(0)
+        return (weights * loss).mean()
 
     def _scale(self) -> Tensor | float:
         return (self.high - self.low).clamp_min(1.0) if self.options.normalise_returns else 1.0

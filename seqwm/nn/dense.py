@@ -81,9 +81,16 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(blocks, 1, outputs // blocks))
         initialise(self.weight, inputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[K, B, inputs / K] to [K, B, outputs / K]: the block is the first dimension, so that one product does all."""
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """[K, B, inputs / K] to [K, B, outputs / K]: the block is the first dimension, so that one product does all.
+
+        Of each block's inputs the last may be `shared` by all, [B, S]; they are then not repeated but multiplied once.
+        """
+        if shared is None:
+            return torch.baddbmm(self.bias, x, self.weight)
+        own, common = self.weight.split([x.shape[-1], shared.shape[-1]], 1)
+        added = (shared @ common.transpose(0, 1).flatten(1)).unflatten(-1, (len(own), -1)).transpose(0, 1)
+        return torch.baddbmm(added + self.bias, x, own)
 
 
 class Layer(nn.Module):

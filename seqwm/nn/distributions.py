@@ -47,11 +47,14 @@ def two_hot_weights(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     return below, (x - low) / (high - low)
 
 
-def two_hot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
-    """Cross entropy between two-hot targets [...] and logits [..., 255]; the targets are never spread out."""
-    below, weight = two_hot_weights(target, bins)
-    pair = logits.gather(-1, torch.stack([below, below + 1], -1))
-    return logits.logsumexp(-1) - torch.lerp(pair[..., 0], pair[..., 1], weight)
+def two_hot_loss(logits: Tensor, *targets: Tensor, bins: Tensor) -> Tensor:
+    """Cross entropy between two-hot targets [...] and logits [..., 255], summed over targets; none is spread out."""
+    loss = len(targets) * logits.logsumexp(-1)
+    for target in targets:
+        below, weight = two_hot_weights(target, bins)
+        pair = logits.gather(-1, torch.stack([below, below + 1], -1))
+        loss = loss - torch.lerp(pair[..., 0], pair[..., 1], weight)
+    return loss
 
 
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class LatentWorld(nn.Module):
             assert rows.rewards is not None
             outputs = self.reward_head(features)
             if o.rewards == "two_hot":
-                parts["reward"] = two_hot_loss(outputs, rows.rewards, self.bins)
+                parts["reward"] = two_hot_loss(outputs, rows.rewards, bins=self.bins)
             else:
                 parts["reward"] = 0.5 * (outputs[..., 0] - rows.rewards).square()
         dynamics, representation = kl_losses(self.rssm, latents.posterior, latents.prior)

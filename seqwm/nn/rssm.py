@@ -249,7 +249,7 @@ class BlockGRU(nn.Module):
         o = self.options
         shared = torch.cat([self.state_in(h), self.stochastic_in(z), driven], -1)
         blocks = h.unflatten(-1, (o.blocks, -1)).transpose(0, 1)
-        x = self.hidden(torch.cat([blocks, shared.expand(o.blocks, -1, -1)], -1))
+        x = self.hidden(blocks, shared)
         x = activate(self.hidden_norm(x.transpose(0, 1).flatten(1)), o.activation)
         gates = self.gates(x.unflatten(-1, (o.blocks, -1)).transpose(0, 1))  # [blocks, B, 3 D / blocks]
         return _gated(gates.transpose(0, 1), h.unflatten(-1, (o.blocks, -1))).flatten(1)

@@ -51,7 +51,9 @@ def test_two_hot_loss_is_the_cross_entropy_with_the_spread_out_target():
     spread[rows, below] = 1 - weight
     spread[rows, below + 1] += weight
     expected = -(spread * logits.log_softmax(-1)).sum(-1)
-    torch.testing.assert_close(own.two_hot_loss(logits, NUMBERS, bins), expected)
+    torch.testing.assert_close(own.two_hot_loss(logits, NUMBERS, bins=bins), expected)
+    both = own.two_hot_loss(logits, NUMBERS, torch.zeros(len(NUMBERS)), bins=bins)
+    torch.testing.assert_close(both, expected - logits.log_softmax(-1)[:, 127])
 
 
 def test_the_logits_that_minimise_the_two_hot_loss_decode_to_the_target():
