@@ -76,14 +76,13 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     from seqwm.training import checkpoint
 
     data = _load(recipe, out, resume) if recipe.data else None
-    record = open_run(out, recipe, data, resume=resume)
-    if record.get("finished"):
-        say(f"{out} is finished; nothing to do")
-        return out
-    saved = checkpoint.latest(out / "checkpoints")
     vector = open_environments(recipe.collect, data) if recipe.collect else None
     with contextlib.closing(vector) if vector else contextlib.nullcontext():
-        store = data
+        record = open_run(out, recipe, data, resume=resume)
+        if record.get("finished"):
+            say(f"{out} is finished; nothing to do")
+            return out
+        saved, store = checkpoint.latest(out / "checkpoints"), data
         if recipe.collect and vector:
             collected = saved.state["collector"] if saved else None
             store = open_replay(out / "replay", vector, recipe.collect, data, recipe.seed, collected)

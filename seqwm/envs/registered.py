@@ -6,7 +6,14 @@ import gymnasium
 
 _SINGLE: dict[str, dict[str, object]] = {
     "seqwm/TwoRooms-v0": {"entry_point": "seqwm.envs.rooms:TwoRooms", "max_episode_steps": 100},
+    "seqwm/Sprite-v0": {"entry_point": "seqwm.envs.sprites:Sprite", "max_episode_steps": 50},
 }
+for _kind in ("dyna", "blocking", "shortcut"):
+    _SINGLE[f"seqwm/{_kind.title()}Maze-v0"] = {
+        "entry_point": "seqwm.envs.maze:Maze",
+        "kwargs": {"kind": _kind},
+        "max_episode_steps": 10_000,
+    }
 _VECTOR = {"seqwm/Dream-v0": "seqwm.control.dream:make_dream"}
 
 
