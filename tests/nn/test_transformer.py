@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from seqwm.nn.transformer import Block, Transformer, initialise, rotate
+from seqwm.nn.transformer import Block, Transformer, attend, initialise, rotate
 
 
 def network(**options):
@@ -99,3 +99,18 @@ def test_initial_weights_are_gpt2s():
     linear = torch.cat([m.weight.flatten() for m in made.modules() if isinstance(m, nn.Linear)])
     assert linear.std().item() == pytest.approx(0.02, rel=0.02)
     assert all((m.bias == 0).all() for m in made.modules() if isinstance(m, nn.Linear))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bfloat16_is_attention_with_its_rounding(masked):
+    generator = torch.Generator().manual_seed(0)
+    exact = [torch.randn(2, 3, 9, 8, generator=generator, requires_grad=True) for _ in range(3)]
+    rounded = [part.detach().bfloat16().requires_grad_() for part in exact]
+    mask = torch.ones(9, 9, dtype=torch.bool).tril(2) if masked else None
+    pairs = [(attend(*parts, mask, 0.0), parts) for parts in (exact, rounded)]
+    torch.testing.assert_close(pairs[1][0].float(), pairs[0][0], atol=0.03, rtol=0.03)
+    gradients = [torch.autograd.grad(out.float().square().sum(), parts) for out, parts in pairs]
+    for found, expected in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.05)
+    added = torch.zeros(9, 9).masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), -torch.inf).bfloat16()
+    assert torch.equal(attend(*rounded, added, 0.0), attend(*rounded, None, 0.0))
