@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqwm.core.types import State
-from seqwm.nn import distributions
 from seqwm.nn.dense import Activation, BlockLinear, Layer, Linear, Norm, activate, normalisation
+from seqwm.nn.distributions import categorical_kl, mixed, normal_kl, straight_through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +175,8 @@ class RSSM(nn.Module):
     def kl(self, p: Tensor, q: Tensor) -> Tensor:
         """KL(p || q) summed over the variables, [...], of parameters as `Latents` holds them."""
         if self.options.classes:
-            return distributions.categorical_kl(p, q).sum(-1)
-        return distributions.normal_kl(*p.chunk(2, -1), *q.chunk(2, -1))
+            return categorical_kl(p, q).sum(-1)
+        return normal_kl(*p.chunk(2, -1), *q.chunk(2, -1))
 
     def _posterior(self, h: Tensor, seen: Tensor) -> Tensor:
         hidden = activate(self.posterior_norm(self.posterior_state(h) + seen), self.options.activation)
@@ -185,13 +185,13 @@ class RSSM(nn.Module):
     def _distribution(self, raw: Tensor) -> Tensor:
         o = self.options
         if o.classes:
-            return distributions.mixed(raw.unflatten(-1, (o.stochastic, o.classes)), o.uniform)
+            return mixed(raw.unflatten(-1, (o.stochastic, o.classes)), o.uniform)
         mean, raw_std = raw.chunk(2, -1)
         return torch.cat([mean, F.softplus(raw_std) + o.minimum_std], -1)
 
     def _draw(self, parameters: Tensor, noise: Tensor | None) -> Tensor:
         if self.options.classes:
-            return distributions.straight_through(parameters, noise).flatten(-2)
+            return straight_through(parameters, noise).flatten(-2)
         mean, std = parameters.chunk(2, -1)
         return mean if noise is None else mean + std * noise
 
