@@ -1,4 +1,4 @@
-"""One sealed stretch of rows: an Arrow IPC file with a single record batch, memory-mapped, and its episode table.
+"""One sealed stretch of rows: an Arrow IPC file with a single record batch, memory-mapped.
 
 The file has one fixed-size binary column 'row' (the packed records) and one for each image leaf; the layout stands in
 the schema's metadata, so pyarrow alone can read it. One record batch means one contiguous array, which is what makes a
@@ -12,7 +12,6 @@ import json
 import mmap
 import os
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,6 @@ from seqwm.core.errors import DataError
 from seqwm.core.types import Array
 from seqwm.data.problems import Problem
 from seqwm.data.records import RecordLayout
-
-EPISODE_TABLE = pa.schema(
-    [
-        ("length", pa.int64()),
-        ("terminated", pa.bool_()),
-        ("truncated", pa.bool_()),
-        ("final_observation", pa.bool_()),
-        ("return", pa.float64()),
-        ("meta", pa.string()),
-    ]
-)
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -86,7 +74,7 @@ class Rows:
         for place, offset in enumerate((first_byte + starts * size).tolist()):
             got = os.preadv(descriptor, (target[place * run : (place + 1) * run],), offset)
             if got < min(run, end - offset):
-                raise DataError([_damaged(self.path, f"{got} bytes at {offset}", f"{min(run, end - offset)} bytes")])
+                raise DataError([damaged(self.path, f"{got} bytes at {offset}", f"{min(run, end - offset)} bytes")])
         return out
 
     def release(self) -> None:
@@ -103,7 +91,7 @@ def write_rows(path: Path, layout: RecordLayout, rows: Rows) -> str:
         names.append(name)
     metadata = {"seqwm": json.dumps(layout.describe())}
     batch = pa.record_batch(columns, names=names).replace_schema_metadata(metadata)
-    return _write_ipc(path, batch)
+    return write_ipc(path, batch)
 
 
 def open_rows(path: Path, layout: RecordLayout, count: int) -> Rows:
@@ -111,37 +99,19 @@ def open_rows(path: Path, layout: RecordLayout, count: int) -> Rows:
     with open(path, "rb") as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            batch = _single_batch(pa.py_buffer(mapped))
+            batch = single_batch(pa.py_buffer(mapped))
         except (ValueError, pa.ArrowInvalid, OSError) as error:
-            raise DataError([_damaged(path, str(error).splitlines()[0], "an Arrow file of one record batch")]) from None
+            raise DataError([damaged(path, str(error).splitlines()[0], "an Arrow file of one record batch")]) from None
     sizes = {"row": layout.record.itemsize} | {name: int(np.prod(shape)) for name, shape in layout.images.items()}
     found = {field.name: field.type for field in batch.schema}
     expected = {name: pa.binary(size) for name, size in sizes.items()}
     if found != expected or batch.num_rows != count:
-        raise DataError([_damaged(path, f"{batch.num_rows} rows of {found}", f"{count} rows of {expected}")])
+        raise DataError([damaged(path, f"{batch.num_rows} rows of {found}", f"{count} rows of {expected}")])
     arrays = {
         name: np.frombuffer(batch.column(name).buffers()[1], np.uint8, count * size) for name, size in sizes.items()
     }
     images = {name: arrays[name].reshape(count, *shape) for name, shape in layout.images.items()}
     return Rows(arrays["row"].view(layout.record), images, mapped, path)
-
-
-def write_table(path: Path, columns: Mapping[str, Any]) -> str:
-    """Write an episode table, atomically; returns its sha256."""
-    return _write_ipc(path, pa.record_batch(dict(columns), schema=EPISODE_TABLE))
-
-
-def open_table(path: Path, count: int) -> pa.RecordBatch:
-    """Read an episode table of `count` episodes; raises DataError when it is damaged."""
-    try:
-        batch = _single_batch(pa.py_buffer(path.read_bytes()))
-        batch.validate(full=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError([_damaged(path, str(error).splitlines()[0], "an Arrow file of one record batch")]) from None
-    if not batch.schema.equals(EPISODE_TABLE) or batch.num_rows != count:
-        found = f"{batch.num_rows} episodes with columns {batch.schema.names}"
-        raise DataError([_damaged(path, found, f"{count} episodes with columns {EPISODE_TABLE.names}")])
-    return batch
 
 
 def file_sha256(path: Path) -> str:
@@ -175,7 +145,8 @@ def _binary(values: Array, size: int) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(size), flat.size // size, [None, pa.py_buffer(flat)])
 
 
-def _write_ipc(path: Path, batch: pa.RecordBatch) -> str:
+def write_ipc(path: Path, batch: pa.RecordBatch) -> str:
+    """Write a record batch to an Arrow file, atomically; returns its sha256."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "wb") as file:
         with pa.ipc.new_file(pa.PythonFile(file), batch.schema) as writer:
@@ -188,7 +159,8 @@ def _write_ipc(path: Path, batch: pa.RecordBatch) -> str:
     return digest
 
 
-def _single_batch(buffer: pa.Buffer) -> pa.RecordBatch:
+def single_batch(buffer: pa.Buffer) -> pa.RecordBatch:
+    """The one record batch of an Arrow file; raises pa.ArrowInvalid when it is damaged or has another number."""
     reader = pa.ipc.open_file(pa.BufferReader(buffer))
     if reader.num_record_batches != 1:
         raise pa.ArrowInvalid(f"{reader.num_record_batches} record batches")
@@ -199,6 +171,7 @@ def _single_batch(buffer: pa.Buffer) -> pa.RecordBatch:
     return reader.get_batch(0)
 
 
-def _damaged(path: Path, found: str, expected: str) -> Problem:
+def damaged(path: Path, found: str, expected: str) -> Problem:
+    """What is wrong with a file of a store."""
     mend = "the file is damaged: convert or collect the data again"
     return Problem("damaged-store", found, expected, mend, file=str(path))

@@ -27,8 +27,10 @@ from numpy.typing import NDArray
 
 from seqwm.core.errors import DataError
 from seqwm.core.spaces import space_from_json, space_to_json
-from seqwm.core.types import Array, Episode, Spaces
+from seqwm.core.types import Episode, Spaces
 from seqwm.data import segment
+from seqwm.data.episode_table import EpisodeTable
+from seqwm.data.manifest import FORMAT_VERSION, read_manifest, write_manifest
 from seqwm.data.problems import Problem
 from seqwm.data.records import RecordLayout, read_episode, returns_to_go, write_episode
 from seqwm.data.validate import check_episode
@@ -38,11 +40,8 @@ if TYPE_CHECKING:
     from seqwm.data.statistics import Statistics
     from seqwm.data.windows import Windows
 
-FORMAT_VERSION = 1
 ARENA_BYTES = 256 << 20
 """Rows gather in memory up to this size before they are sealed into a segment."""
-
-_CHECKSUM = ',\n"checksum": "'
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +68,7 @@ class TrajectoryStore:
         self._arena: segment.Rows | None = None
         self._arena_used = 0
         self._sealed_episodes = 0
-        self._meta: list[str] = []
-        self._table = {
-            "length": _Column(np.int64),
-            "first_row": _Column(np.int64),
-            "end": _Column(np.int64),  # transitions up to and with this episode
-            "terminated": _Column(np.bool_),
-            "truncated": _Column(np.bool_),
-            "final_observation": _Column(np.bool_),
-            "return": _Column(np.float64),
-        }
+        self._table = EpisodeTable()
         self._cached_statistics: tuple[int, Statistics] | None = None
 
     # -- open and create --------------------------------------------------------------------------------------------
@@ -116,15 +106,16 @@ class TrajectoryStore:
     def open(cls, path: Path | str) -> TrajectoryStore:
         """Map an existing store; milliseconds, whatever its size. `verify` checks every byte."""
         path = Path(path)
-        spec = _read_manifest(path / "spec.json")
+        spec = read_manifest(path / "spec.json")
         spaces = Spaces(
             space_from_json(spec["observation_space"]),
             space_from_json(spec["action_space"]) if spec["action_space"] else None,
         )
         store = cls(path, spaces, spec["provenance"], spec["rewards"])
         for entry in spec["segments"]:
-            store.parts.append(segment.open_rows(path / entry["rows_file"], store.layout, entry["rows"]))
-            store._read_table(path / entry["episodes_file"], entry["episodes"])
+            first_row, rows = store._total_rows, entry["rows"]
+            store.parts.append(segment.open_rows(path / entry["rows_file"], store.layout, rows))
+            store._table.read(path / entry["episodes_file"], entry["episodes"], first_row, rows)
         store._manifest = list(spec["segments"])
         store._sealed_episodes = len(store)
         return store
@@ -138,12 +129,12 @@ class TrajectoryStore:
 
     def __len__(self) -> int:
         """The number of episodes."""
-        return len(self._table["length"])
+        return len(self._table)
 
     @property
     def rows(self) -> int:
         """The number of transitions."""
-        return int(self.ends[-1]) if len(self) else 0
+        return self._table.transitions
 
     @property
     def has_actions(self) -> bool:
@@ -158,32 +149,32 @@ class TrajectoryStore:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Transitions of each episode, [N]."""
-        return self._table["length"].values
+        return self._table["length"]
 
     @property
     def ends(self) -> NDArray[np.int64]:
         """Cumulative transitions up to and with each episode, [N]."""
-        return self._table["end"].values
+        return self._table["end"]
 
     @property
     def first_rows(self) -> NDArray[np.int64]:
         """Row at which each episode begins, final-observation rows counted, [N]."""
-        return self._table["first_row"].values
+        return self._table["first_row"]
 
     @property
     def returns(self) -> NDArray[np.float64]:
         """Undiscounted return of each episode, [N]; NaN where rewards were not logged."""
-        return self._table["return"].values
+        return self._table["return"]
 
     @property
     def terminated(self) -> NDArray[np.bool_]:
         """Whether each episode ended by its task, [N]."""
-        return self._table["terminated"].values
+        return self._table["terminated"]
 
     @property
     def truncated(self) -> NDArray[np.bool_]:
         """Whether each episode was cut, [N]."""
-        return self._table["truncated"].values
+        return self._table["truncated"]
 
     def episode(self, number: int) -> Episode:
         """Episode `number` (0 first), copied out."""
@@ -191,7 +182,7 @@ class TrajectoryStore:
             raise IndexError(f"episode {number}: the store has {len(self)}")
         number %= len(self)
         length, first = int(self.lengths[number]), int(self.first_rows[number])
-        rows = length + int(self._table["final_observation"].values[number])
+        rows = length + int(self._table["final_observation"][number])
         part, offset = self._part_of(first)
         span = slice(first - offset, first - offset + rows)
         return read_episode(
@@ -201,7 +192,7 @@ class TrajectoryStore:
             length,
             terminated=bool(self.terminated[number]),
             truncated=bool(self.truncated[number]),
-            meta=json.loads(self._meta[number]),
+            meta=json.loads(self._table.meta[number]),
         )
 
     def episodes(self) -> Iterator[Episode]:
@@ -232,7 +223,7 @@ class TrajectoryStore:
                 for array in (part.records, *part.images.values()):
                     digest.update(np.ascontiguousarray(array).view(np.uint8).data)
             for name in ("length", "terminated", "truncated", "final_observation"):
-                digest.update(self._table[name].values.tobytes())
+                digest.update(self._table[name].tobytes())
         return digest.hexdigest()
 
     def windows(
@@ -273,8 +264,7 @@ class TrajectoryStore:
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors:
             raise DataError(errors)
-        length = len(episode)
-        rows = length + int(episode.final_observation)
+        rows = len(episode) + int(episode.final_observation)
         target, start = self._room(rows)
         span = slice(start, start + rows)
         images = {name: array[span] for name, array in target.images.items()}
@@ -282,9 +272,7 @@ class TrajectoryStore:
         first_row = self._total_rows
         self._arena_used += rows
         self._show_arena()
-        self._meta.append(json.dumps(dict(episode.meta)))
-        total = float(np.sum(episode.rewards, dtype=np.float64)) if episode.rewards is not None else float("nan")
-        self._add_to_table(length, first_row, episode.terminated, episode.truncated, episode.final_observation, total)
+        self._table.append(episode, first_row)
         return number
 
     def lane(self) -> Lane:
@@ -320,9 +308,7 @@ class TrajectoryStore:
             raise DataError([_lost(self.path, f"{len(self)} episodes", f"at least {mark.episodes}")])
         dropped = self._manifest[mark.segments :]
         self.parts, self._manifest = self.parts[: mark.segments], self._manifest[: mark.segments]
-        for column in self._table.values():
-            column.shrink(mark.episodes)
-        del self._meta[mark.episodes :]
+        self._table.shrink(mark.episodes)
         self._sealed_episodes = mark.episodes
         self._cached_statistics = None
         if self.path is not None:
@@ -389,46 +375,21 @@ class TrajectoryStore:
         else:
             self.parts.append(visible)
 
-    def _add_to_table(
-        self, length: int, first_row: int, terminated: bool, truncated: bool, final_observation: bool, total: float
-    ) -> None:
-        values = (length, first_row, self.rows + length, terminated, truncated, final_observation, total)
-        for column, value in zip(self._table.values(), values, strict=True):
-            column.append(value)
-
     def _write_segment(self, rows: segment.Rows) -> segment.Rows:
         assert self.path is not None
         number = len(self._manifest)
         names = f"rows-{number:05d}.arrow", f"episodes-{number:05d}.arrow"
-        fresh = slice(self._sealed_episodes, None)
-        stored = ("length", "terminated", "truncated", "final_observation", "return")
-        columns = {name: self._table[name].values[fresh] for name in stored} | {"meta": self._meta[fresh]}
         entry = {
             "rows_file": names[0],
             "rows": len(rows),
             "rows_sha256": segment.write_rows(self.path / names[0], self.layout, rows),
             "episodes_file": names[1],
             "episodes": len(self) - self._sealed_episodes,
-            "episodes_sha256": segment.write_table(self.path / names[1], columns),
+            "episodes_sha256": self._table.write(self.path / names[1], self._sealed_episodes),
         }
         self._manifest.append(entry)
         self._write_manifest()
         return segment.open_rows(self.path / names[0], self.layout, len(rows))
-
-    def _read_table(self, path: Path, count: int) -> None:
-        batch = segment.open_table(path, count)
-        columns = {
-            name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names if name != "meta"
-        }
-        lengths, rows = columns["length"], columns["length"] + columns["final_observation"]
-        last_row = self._total_rows - len(self.parts[-1])
-        self._table["end"].extend(self.rows + np.cumsum(lengths))
-        self._table["first_row"].extend(last_row + np.cumsum(rows) - rows)
-        for name, values in columns.items():
-            self._table[name].extend(values)
-        if int(rows.sum()) != len(self.parts[-1]) or (count and int(lengths.min()) < 1):
-            raise DataError([_lost(path, f"episodes of {int(rows.sum())} rows", f"{len(self.parts[-1])} rows")])
-        self._meta += batch.column("meta").to_pylist()
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -444,39 +405,7 @@ class TrajectoryStore:
         if self.path is None:
             return
         body = self._description() | {"provenance": self.provenance, "segments": self._manifest}
-        text = json.dumps(body, indent=1)
-        sealed = f'{text[:-2]}{_CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
-        segment.write_atomically(self.path / "spec.json", sealed.encode())
-
-
-class _Column:
-    """A growing NumPy column."""
-
-    def __init__(self, dtype: type[np.generic]) -> None:
-        self._data = np.empty(64, dtype)
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    @property
-    def values(self) -> NDArray[Any]:
-        return self._data[: self._size]
-
-    def append(self, value: Any) -> None:
-        if self._size == len(self._data):
-            self._data = np.concatenate([self._data, np.empty_like(self._data)])
-        self._data[self._size] = value
-        self._size += 1
-
-    def extend(self, values: Array) -> None:
-        self._data = np.concatenate([self.values, values.astype(self._data.dtype)])
-        self._size = len(self._data)
-        if not self._size:
-            self._data = np.empty(64, self._data.dtype)
-
-    def shrink(self, size: int) -> None:
-        self._size = size
+        write_manifest(self.path / "spec.json", body)
 
 
 def discounted_returns(store: TrajectoryStore, discount: float, end_reward: float | None = None) -> NDArray[np.float32]:
@@ -496,25 +425,6 @@ def discounted_returns(store: TrajectoryStore, discount: float, end_reward: floa
 
 def _head(rows: segment.Rows, count: int) -> segment.Rows:
     return segment.Rows(rows.records[:count], {name: array[:count] for name, array in rows.images.items()}, rows.mapped)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    mend = "the store is damaged: convert or collect the data again"
-    if not path.is_file():
-        raise DataError([Problem("not-a-store", "no spec.json", "a folder made by seqwm", "check the path", str(path))])
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    head, _, tail = text.rpartition(_CHECKSUM)
-    body = head + "\n}"
-    if tail != f'{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n':
-        raise DataError(
-            [Problem("checksum-mismatch", "a changed spec.json", "the one that was written", mend, str(path))]
-        )
-    spec: dict[str, Any] = json.loads(body)
-    if spec["version"] != FORMAT_VERSION:
-        found, expected = f"format version {spec['version']}", f"version {FORMAT_VERSION}"
-        mend = "upgrade seqwm, or convert the original data again"
-        raise DataError([Problem("unknown-version", found, expected, mend, str(path))])
-    return spec
 
 
 def _lost(path: Path | None, found: str, expected: str) -> Problem:
