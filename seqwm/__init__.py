@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from seqwm.data.load import load
     from seqwm.data.store import TrajectoryStore
     from seqwm.data.validate import validate
+    from seqwm.dreaming import dream
     from seqwm.evaluation.evaluate import evaluate
     from seqwm.hub.load import load_model
     from seqwm.hub.publish import publish
@@ -38,6 +39,7 @@ _HOME = {
     "Episode": "seqwm.core.types",
     "Spaces": "seqwm.core.types",
     "TrajectoryStore": "seqwm.data.store",
+    "dream": "seqwm.dreaming",
     "evaluate": "seqwm.evaluation.evaluate",
     "load": "seqwm.data.load",
     "load_model": "seqwm.hub.load",
@@ -51,6 +53,7 @@ __all__ = [
     "Episode",
     "Spaces",
     "TrajectoryStore",
+    "dream",
     "evaluate",
     "load",
     "load_model",

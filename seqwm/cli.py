@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(verbs)
     _add_train(verbs)
     _add_evaluate(verbs)
+    _add_dream(verbs)
     _add_study(verbs)
     _add_publish(verbs)
     return parser
@@ -270,6 +271,42 @@ def _evaluate(options: argparse.Namespace) -> int:
         out=options.out,
     )
     print(evaluation)
+    return 0
+
+
+def _add_dream(verbs: Any) -> None:
+    verb = _verb(
+        verbs, "dream", _dream, "put a world model beside reality: figures, film, the gap",
+        "  seqwm dream runs/dreamer/cartpole\n"
+        "  seqwm dream user/my-world --data minari:hopper/medium-v0 --env Hopper-v5 --policy random",
+    )  # fmt: skip
+    verb.add_argument("model", help="a run folder or a Hub repository")
+    verb.add_argument("--data", help="logs to predict; what the run collected or learned from by default")
+    verb.add_argument("--env", help="a Gymnasium id; that of the run by default")
+    verb.add_argument("--policy", help="'random', a run folder or a Hub repository; the model's own by default")
+    verb.add_argument("--horizon", type=int, default=50, help="steps (%(default)s)")
+    verb.add_argument("--contexts", type=int, default=256, help="logged moments to predict from (%(default)s)")
+    verb.add_argument("--episodes", type=int, default=32, help="in dream and in reality (%(default)s)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--out", type=Path, help="folder to write (RUN/dream)")
+
+
+def _dream(options: argparse.Namespace) -> int:
+    from seqwm.dreaming import dream
+
+    print(
+        dream(
+            options.model,
+            data=options.data,
+            environment=options.env,
+            policy=options.policy,
+            horizon=options.horizon,
+            contexts=options.contexts,
+            episodes=options.episodes,
+            seed=options.seed,
+            out=options.out,
+        )
+    )
     return 0
 
 
