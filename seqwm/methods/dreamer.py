@@ -187,7 +187,13 @@ class Options:
                 raise ValueError(f"{field.name}: found {value}, expected at least 1")
         if self.discount is not None and not 0 < self.discount <= 1:
             raise ValueError(f"discount: found {self.discount}, expected a number above 0 and at most 1")
-        cell = settings(self).world.rssm
+        chosen = settings(self)
+        if chosen.learning.replay_loss and chosen.learning.imagined_rows < 2:
+            raise ValueError(
+                "imagined_rows: found 1, expected at least 2: logged rows bootstrap from the dreams of those behind "
+                "them; or set replay_loss to 0"
+            )
+        cell = chosen.world.rssm
         if cell.recurrence == "block_gru" and cell.deterministic % cell.blocks:
             raise ValueError(
                 f"deterministic: found {cell.deterministic}, expected a multiple of the {cell.blocks} blocks"

@@ -187,6 +187,8 @@ def test_data_without_actions_and_settings_without_sense_are_refused():
         dreamer.build(SMALL["v3"], store)
     with pytest.raises(ValueError, match="expected a multiple of the 8 blocks"):
         dreamer.Options(deterministic=20)
+    with pytest.raises(ValueError, match="imagined_rows: found 1, expected at least 2"):
+        dreamer.Options(imagined_rows=1)
     with pytest.raises(ValueError, match=r"train\.precision: found bf16"):
         dreamer.learner(SMALL["v3"], store_of(KINDS["discrete"]), replace(TRAIN, precision="bf16"), seed=0)
     with pytest.raises(ValueError, match="expected none: it looks for the largest return"):
