@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from seqwm.core.files import write_atomically
 from seqwm.core.protocols import Learner
 from seqwm.core.types import Metrics
-from seqwm.data.segment import write_atomically
 from seqwm.evaluation.evaluate import evaluate
 from seqwm.recipe import Evaluate
 from seqwm.training.tracking import read_metrics

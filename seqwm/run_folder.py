@@ -65,8 +65,8 @@ def open_run(out: Path, recipe: Recipe, store: TrajectoryStore | None, *, resume
         if record["data"]["fingerprint"] != data["fingerprint"]:
             found, was = (f"{d['transitions']} transitions, {d['fingerprint'][:12]}" for d in (data, record["data"]))
             raise CheckpointError(f"{out}: cannot resume, the data changed ({found}; was {was}); give another --out")
+    from seqwm.core.files import write_atomically
     from seqwm.core.provenance import provenance
-    from seqwm.data.segment import write_atomically
 
     out.mkdir(parents=True, exist_ok=True)
     record |= {**provenance(), "method": recipe.method, "seed": recipe.seed}
@@ -94,7 +94,7 @@ def read_run(out: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """A JSON file that is there whole or as it was."""
-    from seqwm.data.segment import write_atomically
+    from seqwm.core.files import write_atomically
 
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 

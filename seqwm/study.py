@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 from seqwm import study_report
 from seqwm.core import strict_yaml
 from seqwm.core.errors import RecipeError
-from seqwm.data.segment import write_atomically
+from seqwm.core.files import write_atomically
 from seqwm.evaluation.evaluate import Evaluation
 from seqwm.recipe import Recipe, read_recipe, resolved_yaml
 from seqwm.run import train_recipe

@@ -30,11 +30,11 @@ import pyarrow.parquet as pq
 from gymnasium import Space
 
 from seqwm.core.errors import DataError
+from seqwm.core.files import sync_folder
 from seqwm.core.spaces import is_image, leaf_spaces
 from seqwm.core.tree import flatten
 from seqwm.core.types import Array, Episode, Scalar, Spaces
 from seqwm.data.problems import Problem
-from seqwm.data.segment import sync_folder
 from seqwm.data.sources.declaration import METADATA_KEY, Declaration
 
 FILE_BYTES = 256 << 20

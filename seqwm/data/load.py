@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from seqwm.core.errors import DataError
+from seqwm.core.files import file_sha256, sync_folder
 from seqwm.core.types import Episode
-from seqwm.data import segment
 from seqwm.data.episode_check import check_final_observation
 from seqwm.data.problems import Findings, Problem
 from seqwm.data.sources import Source, open_source
@@ -107,7 +107,7 @@ def convert(source: Source, out: Path, *, progress: bool = False) -> TrajectoryS
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    segment.sync_folder(out.parent)
+    sync_folder(out.parent)
     return TrajectoryStore.open(out)
 
 
@@ -180,7 +180,7 @@ def _content_key(source: Source) -> str:
     return digest.hexdigest()[:32]
 
 
-def _remembered(file: Path, digest: Callable[[Path], str] = segment.file_sha256) -> str:
+def _remembered(file: Path, digest: Callable[[Path], str] = file_sha256) -> str:
     """The digest of a file, computed once for each (path, size, modification time)."""
     status = file.stat()
     name = hashlib.sha256(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:32]

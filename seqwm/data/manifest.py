@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqwm.core.errors import DataError
-from seqwm.data import segment
+from seqwm.core.files import write_atomically
 from seqwm.data.problems import Problem
 
 FORMAT_VERSION = 1
@@ -21,7 +21,7 @@ def write_manifest(path: Path, body: Mapping[str, Any]) -> None:
     """Write `body` and the sha256 of its text, so that a reader sees the old file or the new one."""
     text = json.dumps(dict(body), indent=1)
     sealed = f'{text[:-2]}{_CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
-    segment.write_atomically(path, sealed.encode())
+    write_atomically(path, sealed.encode())
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

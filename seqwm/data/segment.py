@@ -7,7 +7,6 @@ window a single memory copy.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -21,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqwm.core.errors import DataError
+from seqwm.core.files import file_sha256, sync_folder
 from seqwm.core.types import Array
 from seqwm.data.problems import Problem
 from seqwm.data.records import RecordLayout
@@ -112,32 +112,6 @@ def open_rows(path: Path, layout: RecordLayout, count: int) -> Rows:
     }
     images = {name: arrays[name].reshape(count, *shape) for name, shape in layout.images.items()}
     return Rows(arrays["row"].view(layout.record), images, mapped, path)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _binary(values: Array, size: int) -> pa.Array:

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqwm.core.errors import DataError
+from seqwm.core.files import file_sha256
 from seqwm.core.spaces import space_from_json, space_to_json
 from seqwm.core.types import Episode, Spaces
 from seqwm.data import segment
@@ -332,7 +333,7 @@ class TrajectoryStore:
             for name in ("rows", "episodes"):
                 file = self.path / entry[f"{name}_file"]
                 expected = entry[f"{name}_sha256"]
-                found = segment.file_sha256(file) if file.is_file() else "no file"
+                found = file_sha256(file) if file.is_file() else "no file"
                 if found != expected:
                     mend = "the file is damaged: convert or collect the data again"
                     problem = Problem(

@@ -154,7 +154,7 @@ class Evaluation:
 
     def save(self, path: str | Path) -> None:
         """Write the JSON to a file, whole or not at all."""
-        from seqwm.data.segment import write_atomically
+        from seqwm.core.files import write_atomically
 
         write_atomically(Path(path), (json.dumps(self.to_json(), indent=1) + "\n").encode())
 

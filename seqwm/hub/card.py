@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from seqwm.core.files import write_atomically
 from seqwm.core.shipped import shipped_folder
-from seqwm.data.segment import write_atomically
 from seqwm.evaluation.evaluate import Evaluation, Summary
 from seqwm.hub.finished_run import FinishedRun, read_finished
 

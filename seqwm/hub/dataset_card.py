@@ -16,9 +16,9 @@ import yaml
 from gymnasium import Space
 from numpy.typing import NDArray
 
+from seqwm.core.files import write_atomically
 from seqwm.core.shipped import shipped_folder
 from seqwm.data.inspect import inspect
-from seqwm.data.segment import write_atomically
 from seqwm.data.store import TrajectoryStore
 
 _BLUE = "#1f5fa8"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from seqwm.core.errors import CheckpointError, SpaceError
-from seqwm.data.segment import write_atomically
+from seqwm.core.files import write_atomically
 from seqwm.hub.card import card
 from seqwm.hub.finished_run import read_finished
 from seqwm.hub.load import load_model, quiet_transformers

@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from seqwm.core.errors import CheckpointError
+from seqwm.core.files import file_sha256, sync_folder, write_atomically
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Metrics
-from seqwm.data.segment import file_sha256, sync_folder, write_atomically
 
 KEEP = 2
 """How many checkpoints stay: the last, and one in case a disk damages it."""

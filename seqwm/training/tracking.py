@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from seqwm.core.errors import MissingPackageError
+from seqwm.core.files import write_atomically
 from seqwm.core.types import Metrics
-from seqwm.data.segment import write_atomically
 
 
 class Tracker(Protocol):
