@@ -245,7 +245,8 @@ def _add_evaluate(verbs: Any) -> None:
     verb = _verb(
         verbs, "evaluate", _evaluate, "play episodes with a trained model and say what it reached",
         "  seqwm evaluate runs/quickstart\n"
-        "  seqwm evaluate user/my-first-dt --targets 100 300 500 --episodes 50",
+        "  seqwm evaluate user/my-first-dt --targets 100 300 500 --episodes 50\n"
+        "  seqwm evaluate runs/tt --set model.planner.beams=64 --set model.objective=likelihood",
     )  # fmt: skip
     verb.add_argument("model", help="a run folder or a Hub repository")
     verb.add_argument("--env", help="a Gymnasium id; the one it was trained for by default")
@@ -255,6 +256,10 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("--reference", help="named pair of returns for normalised scores, for example seqwm/Hopper-v5")
     verb.add_argument("--revision", help="of a Hub repository")
     verb.add_argument("--out", type=Path, help="folder for evaluation.json, curve.png and replay.mp4")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+        help="change how the run's recipe acts or is evaluated; repeatable",
+    )  # fmt: skip
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -269,6 +274,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         reference=options.reference,
         revision=options.revision,
         out=options.out,
+        changes=options.changes,
     )
     print(evaluation)
     return 0

@@ -24,7 +24,7 @@ from seqwm.core import shipped
 from seqwm.core.errors import MissingPackageError, RecipeError, RolloutError, TrainingError, UnfitEnvironmentError
 from seqwm.core.random import key
 from seqwm.online import open_environments, open_replay
-from seqwm.recipe import Evaluate, Recipe, method_module, parse_recipe, read_recipe, smoke
+from seqwm.recipe import Evaluate, Recipe, differences, method_module, parse_recipe, read_recipe, smoke
 from seqwm.run_folder import content, is_first, open_run, read_run, say, write_folder, write_json
 
 if TYPE_CHECKING:
@@ -271,6 +271,7 @@ def evaluate_run(
     reference: str | None = None,
     revision: str | None = None,
     out: str | Path | None = None,
+    changes: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate a trained model; what is None is taken from the run's recipe.
 
@@ -283,15 +284,25 @@ def evaluate_run(
         reference: name of the pair of returns behind scores.
         revision: of a Hub repository.
         out: folder for evaluation.json, curve.png and replay.mp4; nothing is written when None.
+        changes: to the run's recipe, as after `--set`: of `evaluate`, and of what only says how the model acts, for
+            example 'model.planner.beams=64'.
+
+    Raises:
+        RecipeError: a change of anything else.
     """
     from seqwm.hub.load import find_model, load_model
 
     model = load_model(run_or_repository, revision=revision)
     folder = find_model(run_or_repository, revision=revision)
     home = folder if (folder / "recipe.yaml").is_file() else folder.parent  # a repository is flat, a run is not
-    options = Evaluate()
-    if (home / "recipe.yaml").is_file():
-        options = parse_recipe((home / "recipe.yaml").read_text(), str(home / "recipe.yaml")).evaluate
+    options, file = Evaluate(), home / "recipe.yaml"
+    if file.is_file():
+        recipe = parse_recipe(file.read_text(), str(file), changes)
+        if changes:
+            _act_otherwise(model, recipe, parse_recipe(file.read_text(), str(file)))
+        options = recipe.evaluate
+    elif changes:
+        raise RecipeError(f"{run_or_repository}: holds no recipe.yaml, expected one to change; leave --set out")
     if targets is None and options.targets is None and (home / "evaluation.json").is_file():
         asked = [one["target"] for one in json.loads((home / "evaluation.json").read_text())["summaries"]]
         targets = [target for target in asked if target is not None] or None
@@ -308,6 +319,18 @@ def evaluate_run(
             f"{run_or_repository}: names no environment; give one, for example --env CartPole-v1"
         )
     return _measure(model, options.environment, options, None, Path(out) if out else None)
+
+
+def _act_otherwise(model: Any, recipe: Recipe, trained: Recipe) -> None:
+    """Give a model what its method lists as ACTING, and refuse all other changes to what it was trained with."""
+    acting: tuple[str, ...] = getattr(method_module(recipe.method), "ACTING", ())
+    for difference in differences(recipe, trained):
+        key = difference.partition(":")[0]
+        if not key.startswith(("evaluate.", *(f"model.{name}" for name in acting))):
+            known = ", ".join(("evaluate", *(f"model.{name}" for name in acting)))
+            raise RecipeError(f"--set {difference}: belongs to training; can be changed now: {known}")
+    for name in acting:
+        setattr(model.config, name, dataclasses.asdict(recipe.model)[name])
 
 
 def _measure(

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
 
 
+ACTING = ("planner", "objective", "goal")
+"""The options that say how a trained model acts, and can be changed when it is evaluated."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The `model:` section of a recipe.
