@@ -5,10 +5,12 @@ import pytest
 import torch
 from gymnasium import spaces as gym_spaces
 
+from seqwm.control.collect import collect
 from seqwm.core.errors import DataError
 from seqwm.core.types import Episode, Spaces
 from seqwm.data.arrivals import CrossingWindows, arrivals
 from seqwm.data.store import TrajectoryStore
+from tests.fakes import environments  # noqa: F401
 
 SPACES = Spaces(gym_spaces.Box(-np.inf, np.inf, (1,), np.float32), gym_spaces.Discrete(1000))
 # (length, terminated, truncated, final observation)
@@ -123,3 +125,16 @@ def test_windows_of_single_episodes_begin_with_an_unknown_past():
 def test_an_empty_store_is_refused_with_the_mend():
     with pytest.raises(DataError, match=r"no row to draw from.*collect some first"):
         CrossingWindows(TrajectoryStore.create(None, SPACES), 4, 2, seed=0).batch(0)
+
+
+def test_in_an_environment_whose_reward_tells_the_step_each_reward_arrives_behind_its_action():
+    # Countdown observes [steps done, steps in all, noise] and pays the step before the action, plus the action.
+    store = collect("seqwm-tests/Countdown-v0", None, 200, None, lanes=3, seed=4, progress=False)
+    arrived = arrivals(CrossingWindows(store, 30, 8, seed=0).batch(0), context=1)
+    done, length = arrived.observations[..., 0], arrived.observations[..., 1]
+    assert torch.equal(arrived.first, done == 0)
+    going = ~arrived.first
+    torch.testing.assert_close(arrived.rewards[going], (done - 1 + arrived.actions[..., 0])[going])
+    assert float(arrived.rewards[arrived.first].abs().sum()) == 0.0
+    assert torch.equal(arrived.terminated, (done == length) & (length % 2 == 0))
+    assert bool(arrived.last[done == length].all())
