@@ -11,6 +11,7 @@ kept by row of the store, which never moves, and are saved with the rest.
 from __future__ import annotations
 
 import dataclasses
+import os
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,7 +71,7 @@ class LatentLearner:
         seed: of windows and noise.
 
     Raises:
-        ValueError: half precision, or a rate that falls, is asked for.
+        ValueError: half precision or several processes are asked for.
     """
 
     def __init__(
@@ -83,9 +84,10 @@ class LatentLearner:
         train: TrainOptions,
         seed: int,
     ) -> None:
-        for name, only in (("precision", "float32"), ("schedule", "constant")):
-            if getattr(train, name) != only:
-                raise ValueError(f"train.{name}: found {getattr(train, name)}, expected {only} for a latent world")
+        if train.precision != "float32":
+            raise ValueError(f"train.precision: found {train.precision}, expected float32 for a latent world")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("found several processes, expected one: latent worlds are learned in one process")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.world, self.actor_critic = model.to(self.device), world, actor_critic
         self.learning, self.train, self.seed = learning, train, seed
@@ -106,12 +108,13 @@ class LatentLearner:
         """Update number `step`; every loss, figures of the dreams, and the gradient's norm."""
         self.model.train()
         world, actor_critic, learning = self.world, self.actor_critic, self.learning
-        rows = torch.from_numpy(self.windows.rows(step)).to(self.device)
-        arrived = arrivals(self.windows.gather(rows.cpu().numpy()).to(self.device), context=1)
+        rows = self.windows.rows(step)
+        arrived = arrivals(self.windows.gather(rows).to(self.device), context=1)
+        places = torch.from_numpy(rows).to(self.device)
         lanes, length = arrived.first.shape
         generator = torch_generator(self.seed, _NOISE, step, device=self.device.type)
         noise = world.rssm.noise(lanes, length, generator=generator, device=self.device)
-        latents, _ = world.observe(arrived, self._state_before(rows[:, 0]), noise)
+        latents, _ = world.observe(arrived, self._state_before(places[:, 0]), noise)
         losses = world.losses(arrived, latents)
         figures: dict[str, Tensor] = {}
         if actor_critic is not None:
@@ -136,7 +139,7 @@ class LatentLearner:
         if actor_critic is not None:
             actor_critic.follow(step)
         if learning.replayed_latents:
-            self._latents[rows[:, 1:]] = latents.features.detach()
+            self._latents[places[:, 1:]] = latents.features.detach()
         values = torch.stack([value.detach().float() for value in figures.values()]).tolist()
         return dict(zip(figures, values, strict=True)) | {"learning_rate": self._optimiser.param_groups[0]["lr"]}
 
@@ -157,9 +160,9 @@ class LatentLearner:
         loss.backward()
         gradients = [p.grad for p in self._names if p.grad is not None]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        rise = min(1.0, (step + 1) / self.train.warmup_steps) if self.train.warmup_steps else 1.0
+        share = self.train.rate(step) / self.train.learning_rate
         for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * rise
+            group["lr"] = peak * share
             if self.train.gradient_clip is not None and not isinstance(self._optimiser, LaProp):
                 torch.nn.utils.clip_grad_norm_(group["params"], self.train.gradient_clip)
         self._optimiser.step()
@@ -213,4 +216,4 @@ def _optimiser(
 ) -> torch.optim.Optimizer:
     if kind == "laprop":
         return LaProp(groups, betas=train.betas, clip=train.gradient_clip, weight_decay=train.weight_decay)
-    return torch.optim.AdamW(groups, betas=train.betas, eps=1e-5, weight_decay=train.weight_decay)
+    return torch.optim.AdamW(groups, betas=train.betas, eps=1e-5, weight_decay=train.weight_decay, fused=True)

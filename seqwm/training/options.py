@@ -58,6 +58,10 @@ class TrainOptions:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema: found {self.ema}, expected a decay between 0 and 1, for example 0.999")
 
+    def rate(self, step: int) -> float:
+        """The learning rate of update number `step`, for learners that stand below this module."""
+        return learning_rate(self, step)
+
 
 def learning_rate(options: TrainOptions, step: int) -> float:
     """The rate of update number `step`, counted from 0: a pure function, so nothing of it is saved."""
