@@ -1,0 +1,293 @@
+"""Diffusion forcing: a transformer over frames that each have a noise level of their own, and a world made of it.
+
+Chen et al., "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", 2024; the causal transformer over
+space and time is that of today's video worlds (Genie 2, Oasis), in the size that the recipe names.
+
+**Training** draws a level for every frame of a window by itself and denoises all of them at once, each given the frames
+up to it (`seqwm.nn.space_time`). So what a frame is drawn from may be clean or noisy, true or a model's own.
+
+**One step** of a dream denoises one new frame beside the remembered ones, in a few Euler steps (`seqwm.nn.diffusion`),
+then passes it once more to be remembered. The cache is exact, so a step costs the same however long the dream is.
+
+**What is notable.**
+
+- Actions are no condition of the data: without any, it learns from video alone, and its one action changes nothing.
+  `begin_from` goes on from such a model with data that has actions, of which a small part can be enough.
+- In training, `action_dropout` of the actions are withheld, so a frame without one remains something it knows.
+- The action that led to a frame modulates that frame, beside its level.
+- `play_noise`: a dream's frames are remembered with that much noise and the level that says so; true frames are not.
+- Reward and end are read off the last two frames and actions by a network of its own (`seqwm.nn.frames`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from seqwm.core.errors import CheckpointError
+from seqwm.core.protocols import Step
+from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.tree import flatten, unflatten
+from seqwm.core.types import Batch, State, TensorTree
+from seqwm.nn.diffusion import (
+    NoiseOptions,
+    precondition,
+    sample,
+    sampling_sigmas,
+    start_scale,
+    training_sigmas,
+)
+from seqwm.nn.frames import (
+    Outcome,
+    Recent,
+    at_levels,
+    from_bytes,
+    image_of,
+    known_features,
+    to_bytes,
+    with_action,
+    with_frame,
+)
+from seqwm.nn.leaves import ActionCodec
+from seqwm.nn.space_time import Past, SpaceTime
+from seqwm.nn.unet import FourierFeatures
+
+if TYPE_CHECKING:
+    from seqwm.data.store import TrajectoryStore
+
+_FEATURES = 64  # of a noise level
+_OUTCOME_ROWS = 2
+_OUTCOME_WIDTH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The `model:` section of a recipe.
+
+    Attributes:
+        context: frames in a window of training.
+        span: frames that attention along time reaches in each layer, the frame's own counted.
+        patch: pixels along each side of a patch.
+        layers, width, heads: of the transformer.
+        noise: levels of noise.
+        steps: of sampling.
+        action_dropout: share of actions that training withholds.
+        play_noise: the deviation of noise on remembered frames of a dream, 0 or at least `noise.sigma_min`.
+        begin_from: folder of a trained model of this method and size, with or without actions, to go on from.
+    """
+
+    context: int = 8
+    span: int = 4
+    patch: int = 2
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    noise: NoiseOptions = field(default_factory=lambda: NoiseOptions(log_mean=0.0, log_deviation=1.8))
+    steps: int = 3
+    action_dropout: float = 0.1
+    play_noise: float = 0.0
+    begin_from: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("context", 2), ("span", 2), ("patch", 1), ("layers", 1), ("heads", 1), ("steps", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width: found {self.width}, expected an even number for each of the {self.heads} heads")
+        if not 0 <= self.action_dropout < 1:
+            raise ValueError(f"action_dropout: found {self.action_dropout}, expected a share below 1")
+        if self.play_noise < 0:
+            raise ValueError(f"play_noise: found {self.play_noise}, expected zero or more")
+
+
+def build(options: Options, store: TrajectoryStore) -> DiffusionForcing:
+    """A model for the data of a store, with fresh weights or those of `begin_from`.
+
+    Raises:
+        SpaceError: no image, more than one, or one that patches do not fit.
+        CheckpointError: `begin_from` holds no model of this size.
+    """
+    statistics, action = store.statistics, store.spaces.action
+    settings = dataclasses.asdict(options)
+    del settings["begin_from"]
+    model: DiffusionForcing = DiffusionForcing(
+        observation_space=space_to_json(store.spaces.observation),
+        action_space=None if action is None else space_to_json(action),
+        dataset=store.provenance.get("source"),
+        dataset_fingerprint=store.fingerprint,
+        environment=store.provenance.get("environment"),
+        reward_mean=statistics.reward_mean or 0.0,
+        reward_deviation=statistics.reward_std or 0.0,
+        **settings,
+    )
+    if options.begin_from is not None:
+        _go_on_from(model, Path(options.begin_from))
+    return model
+
+
+def _go_on_from(model: DiffusionForcing, folder: Path) -> None:
+    """Take over all weights of another model but those that actions enter by, where it knew other ones."""
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    try:
+        earlier = DiffusionForcing.from_pretrained(folder, local_files_only=True).state_dict()
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"begin_from: {folder} holds no model of diffusion_forcing: {error}") from error
+    for name, tensor in model.state_dict().items():
+        if name in earlier and tensor.shape == earlier[name].shape:
+            tensor.copy_(earlier[name])
+        elif not name.startswith(("embed_action.", "outcome.", "actions.")):
+            found = list(earlier[name].shape) if name in earlier else "missing"
+            raise CheckpointError(
+                f"begin_from: {folder}: {name} is {found}, expected {list(tensor.shape)}; name the sizes in the recipe "
+                "that it was trained with"
+            )
+
+
+class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """A world: `encode`, `step` and `decode`; `loss` trains it.
+
+    Its state is what is remembered (`seqwm.nn.space_time.Past`), and the last two `frames` uint8 [B, 2, H, W, C] with
+    the features of the actions that followed them, as in `seqwm.nn.frames.Recent`.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        observation_space: dict[str, Any],
+        action_space: dict[str, Any] | None = None,
+        dataset: str | None = None,
+        dataset_fingerprint: str | None = None,
+        environment: str | None = None,
+        reward_mean: float = 0.0,
+        reward_deviation: float = 0.0,
+        context: int = 8,
+        span: int = 4,
+        patch: int = 2,
+        layers: int = 4,
+        width: int = 128,
+        heads: int = 4,
+        noise: dict[str, float] | None = None,
+        steps: int = 3,
+        action_dropout: float = 0.1,
+        play_noise: float = 0.0,
+        model_type: str = "seqwm_diffusion_forcing",
+    ) -> None:
+        super().__init__()
+        self.noise = NoiseOptions(**(noise or {}))
+        self.image, (high, wide, colours) = image_of("diffusion_forcing", space_from_json(observation_space), patch)
+        self.actions = ActionCodec(space_from_json(action_space)) if action_space else None
+        features = self.actions.size if self.actions else 0
+        self.embed_noise = nn.Sequential(
+            FourierFeatures(_FEATURES), nn.Linear(_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.embed_action = nn.Linear(features + 1, width)
+        self.network = SpaceTime(colours, colours, (high, wide), patch, layers, width, heads, span, width)
+        self.outcome = Outcome(_OUTCOME_ROWS, colours, features, _OUTCOME_WIDTH, patch, reward_mean, reward_deviation)
+
+    @property
+    def window_length(self) -> int:
+        """Rows of the windows that it is trained on."""
+        return int(self.config.context)
+
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, actions: Tensor, known: Tensor, past: Past | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """D(x; sigma), what is left of frames without noise, and keys and values to remember them by.
+
+        Args:
+            noisy: frames with noise, [B, T, C, H, W].
+            sigma: its deviation in each, [B, T].
+            actions: features of the action that led to each, [B, T, A].
+            known: whether there is one, bool [B, T].
+            past: frames before them.
+        """
+        condition = self.embed_noise(precondition(sigma).noise) + self.embed_action(known_features(actions, known))
+        c = precondition(sigma[:, :, None, None, None])
+        said, keys, values = self.network(c.into * noisy, condition, past)
+        return c.skip * noisy + c.out * said.float(), keys, values
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The denoising error of every frame in F's unit of variance, and the losses of reward and end."""
+        frames = from_bytes(flatten(batch.observations)[self.image])
+        actions, known = self._leading(batch)
+        known = known & (torch.rand(known.shape, device=known.device) >= self.config.action_dropout)
+        sigma = training_sigmas(tuple(known.shape), self.noise, frames.device)
+        noisy = frames + sigma[:, :, None, None, None] * torch.randn_like(frames)
+        denoised, _, _ = self(noisy, sigma, actions, known)
+        weight = batch.valid / precondition(sigma).out.square()
+        error = (denoised - frames).square().mean((2, 3, 4))
+        parts = {"frame": (error * weight).sum() / batch.valid.sum()}
+        parts |= self.outcome.losses(Recent.of(batch, self.image, self.actions, _OUTCOME_ROWS), batch)
+        return torch.stack(list(parts.values())).sum(), {f"loss_{name}": part.detach() for name, part in parts.items()}
+
+    def encode(self, context: Batch) -> State:
+        """What is remembered of the window up to its last valid row."""
+        frames = from_bytes(flatten(context.observations)[self.image])
+        actions, known = self._leading(context)
+        sigma = torch.full(known.shape, self.noise.sigma_min, device=frames.device)
+        past = self.network.empty(len(frames), frames.device)
+        _, keys, values = self(frames, sigma, actions, known, past)
+        past = self.network.remember(past, keys, values, context.valid.sum(1))
+        return {**_packed(past), **Recent.of(context, self.image, self.actions, _OUTCOME_ROWS).state()}
+
+    def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
+        """The next frame, drawn and remembered; the mean reward; and whether the task ended."""
+        last = state["frames"][:, -1]
+        features = last.new_zeros(len(last), 0, dtype=torch.float32)
+        if self.actions is not None:
+            features = self.actions.features(action)
+        actions, known = with_action(state, features)
+        led, told = features[:, None], torch.full((len(last), 1), self.actions is not None, device=last.device)
+        past = self._past(state)
+        frames = from_bytes(state["frames"])
+        noise, blur, chance = torch.zeros_like(frames[:, :1]), torch.zeros_like(frames[:, :1]), None
+        level = self.noise.sigma_min
+        if generator is not None:
+            level = max(self.config.play_noise, level)
+            noise.normal_(generator=generator)
+            blur.normal_(0, self.config.play_noise, generator=generator)
+            chance = torch.rand(len(last), generator=generator, device=last.device)
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            sigmas = torch.full((len(x), 1), sigma, device=x.device)
+            return at_levels(self(x, sigmas, led, told, past)[0])
+
+        drawn = sample(denoise, start_scale(self.noise) * noise, sampling_sigmas(self.config.steps, self.noise))
+        frame = to_bytes(drawn)
+        levels = torch.full((len(last), 1), level, device=last.device)
+        _, keys, values = self(from_bytes(frame) + blur, levels, led, told, past)
+        past = self.network.remember(past, keys, values, torch.ones_like(past.time))
+        following = {**_packed(past), **with_frame(state, actions, known, frame[:, 0])}
+        return Step(following, *self.outcome.draw(frames, actions, known, chance))
+
+    def decode(self, state: State) -> TensorTree:
+        """The last frame."""
+        tree: TensorTree = unflatten({self.image: state["frames"][:, -1]})
+        return tree
+
+    def _past(self, state: State) -> Past:
+        return Past(state["keys"], state["values"], state["filled"], state["time"])
+
+    def _leading(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features of the action that led to each row [B, T, A], and whether it is known, bool [B, T]."""
+        if self.actions is None or batch.actions is None:
+            size = self.actions.size if self.actions else 0
+            return torch.zeros(*batch.valid.shape, size, device=batch.valid.device), torch.zeros_like(batch.valid)
+        features = self.actions.features(batch.actions)
+        led = torch.cat((torch.zeros_like(features[:, :1]), features[:, :-1]), 1)
+        known = batch.valid.clone()
+        known[:, 0] = False
+        return led, known
+
+
+def _packed(past: Past) -> State:
+    return {"keys": past.keys, "values": past.values, "filled": past.filled, "time": past.time}

@@ -1,0 +1,150 @@
+"""Diffusion forcing: the cache, alignment, video without actions, and the contract of a world."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from seqwm.core.errors import CheckpointError, SpaceError
+from seqwm.evaluation.video_metrics import clips, dreamt
+from seqwm.methods.diffusion_forcing import DiffusionForcing, Options, build
+from seqwm.testing import check_world_model
+from seqwm.training.options import TrainOptions
+from seqwm.training.supervised import SupervisedLearner
+from tests.fakes.frames import SHADES, shaded_logs
+
+SMALL = Options(context=6, span=3, patch=2, layers=2, width=32, heads=2)
+
+
+def perturbed(options, store):
+    """A model with weights that do something."""
+    torch.manual_seed(0)
+    model = build(options, store)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def fitted(model, store, steps, rate=3e-3):
+    torch.manual_seed(0)
+    train = TrainOptions(steps=steps, batch_size=16, learning_rate=rate, schedule="cosine", warmup_steps=20)
+    learner = SupervisedLearner(model, store.windows(model.window_length, 16, 0), train, 0)
+    for step in range(steps):
+        learner.update(step)
+    return learner.trained()
+
+
+def share_of_shades_obeyed(model, store):
+    given = clips(store, model.window_length, 4, 30)
+    dream = dreamt(model, given.context, given.actions)
+    return (np.rint((dream[:, 1:].mean((2, 3, 4)) - 40) / 50) == given.actions.numpy()).mean()
+
+
+@pytest.mark.parametrize("play_noise", [0.0, 0.2])
+def test_it_keeps_the_contract_of_a_world(play_noise):
+    store = shaded_logs()
+    model = perturbed(dataclasses.replace(SMALL, play_noise=play_noise), store)
+    context = store.windows(model.window_length, 6).batch(0)
+    assert not context.valid.all()
+    check_world_model(model, context, store.spaces)
+
+
+def test_a_dream_with_the_cache_equals_passes_over_all_frames_so_far():
+    store = shaded_logs()
+    model = perturbed(SMALL, store)
+    context = store.windows(model.window_length, 2).gather(np.array([0, 1]), np.array([5, 5]))
+    state = model.encode(context)
+    frames = context.observations.movedim(-1, -3).float() / 127.5 - 1
+    taken = torch.nn.functional.one_hot(context.actions[:, :-1], SHADES).float()
+    led = torch.cat((torch.zeros(2, 1, SHADES), taken), 1)
+    known = torch.arange(6).expand(2, 6) > 0
+    low = model.noise.sigma_min
+    for t in range(5):
+        action = torch.tensor([t % SHADES, (t + 1) % SHADES])
+        led = torch.cat((led, torch.nn.functional.one_hot(action, SHADES).float()[:, None]), 1)
+        known = torch.cat((known, torch.ones(2, 1, dtype=torch.bool)), 1)
+        noisy = torch.cat((frames, torch.randn(2, 1, 3, 8, 8)), 1)
+        sigma = torch.full(known.shape, low)
+        sigma[:, -1] = 1.5
+        whole, _, _ = model(noisy, sigma, led, known)
+        past = model._past(state)
+        cached, _, _ = model(noisy[:, -1:], sigma[:, -1:], led[:, -1:], known[:, -1:], past)
+        torch.testing.assert_close(cached[:, 0], whole[:, -1], rtol=1e-4, atol=1e-4)
+        state = model.step(state, action, torch.Generator().manual_seed(t)).state
+        drawn = model.decode(state)[:, None].movedim(-1, -3).float() / 127.5 - 1
+        frames = torch.cat((frames, drawn), 1)
+
+
+def test_every_frame_has_a_noise_level_of_its_own_and_padding_is_not_learned_from():
+    store = shaded_logs()
+    model = perturbed(SMALL, store)
+    batch = store.windows(6, 3).gather(np.array([0, 1, 2]), np.array([2, 9, 0]))
+    torch.manual_seed(3)
+    loss, _ = model.loss(batch)
+    other = batch.observations.clone()
+    other[~batch.valid] = 255
+    torch.manual_seed(3)
+    again, _ = model.loss(dataclasses.replace(batch, observations=other))
+    torch.testing.assert_close(loss, again)
+    noisy = torch.randn(1, 3, 3, 8, 8)
+    inputs = torch.zeros(1, 3, SHADES), torch.zeros(1, 3, dtype=torch.bool)
+    one = model(noisy, torch.tensor([[0.1, 1.0, 1.0]]), *inputs)[0]
+    two = model(noisy, torch.tensor([[0.1, 1.0, 3.0]]), *inputs)[0]
+    torch.testing.assert_close(one[:, :2], two[:, :2])
+    assert not torch.allclose(one[:, 2], two[:, 2])
+
+
+def test_it_begins_from_a_model_of_video_alone_and_refuses_one_of_another_size(tmp_path):
+    silent = shaded_logs(episodes=5, actions=False, rewards=False)
+    first = perturbed(SMALL, silent)
+    first.save_pretrained(tmp_path / "model")
+    model = build(dataclasses.replace(SMALL, begin_from=str(tmp_path)), shaded_logs(episodes=5))
+    torch.testing.assert_close(model.network.state_dict(), first.network.state_dict())
+    assert model.embed_action.weight.shape[1] == SHADES + 1
+    with pytest.raises(CheckpointError, match=r"begin_from: .*expected \[48, 64\]"):
+        build(dataclasses.replace(SMALL, width=48, begin_from=str(tmp_path)), shaded_logs(episodes=5))
+    with pytest.raises(CheckpointError, match="holds no model of diffusion_forcing"):
+        build(dataclasses.replace(SMALL, begin_from=str(tmp_path / "nowhere")), shaded_logs(episodes=5))
+
+
+def test_video_without_actions_or_rewards_gives_a_loss_and_a_dream():
+    store = shaded_logs(episodes=5, actions=False, rewards=False)
+    model = perturbed(SMALL, store)
+    batch = store.windows(6, 4).batch(0)
+    loss, figures = model.loss(batch)
+    loss.backward()
+    assert set(figures) == {"loss_frame", "loss_end"}
+    step = model.step(model.encode(batch), torch.zeros(4, dtype=torch.int64), torch.Generator().manual_seed(0))
+    assert model.decode(step.state).shape == (4, 8, 8, 3)
+    assert step.reward.abs().sum() == 0
+
+
+def test_saved_and_loaded_it_dreams_the_same(tmp_path):
+    store = shaded_logs()
+    model = perturbed(SMALL, store)
+    model.save_pretrained(tmp_path)
+    loaded = DiffusionForcing.from_pretrained(tmp_path)
+    batch = store.windows(model.window_length, 4).batch(0)
+    actions = torch.randint(0, SHADES, (4, 3), generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(dreamt(model, batch, actions), dreamt(loaded, batch, actions))
+
+
+def test_frames_that_patches_do_not_divide_are_refused():
+    with pytest.raises(SpaceError, match="needs sides that are multiples of 3"):
+        build(dataclasses.replace(SMALL, patch=3), shaded_logs(episodes=2))
+
+
+@pytest.mark.learning
+def test_the_action_is_obeyed_and_after_training_on_video_alone_a_few_labels_are_enough(tmp_path):
+    held_out = shaded_logs(episodes=30, seed=1)
+    silent = shaded_logs(episodes=100, actions=False, rewards=False)
+    first = fitted(build(SMALL, silent), silent, 250)
+    first.save_pretrained(tmp_path)
+    few = shaded_logs(episodes=4, seed=2)
+    options = dataclasses.replace(SMALL, begin_from=str(tmp_path))
+    model = fitted(build(options, few), few, 150)
+    assert share_of_shades_obeyed(model, held_out) > 0.9
