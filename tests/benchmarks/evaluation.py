@@ -1,6 +1,6 @@
 """Evaluation of a return-conditioned policy against the loop that is written for transformers' own class.
 
-    python tests/benchmarks/evaluation.py [--pairs 3] [--lanes 32] [--threads 1]
+    python tests/benchmarks/evaluation.py [--pairs 3] [--lanes 32] [--threads N]
 
 Both play Hopper-v5 to its time limit (terminate_when_unhealthy=False) with a Decision Transformer of random weights,
 K=20, 3 layers, 1 head, width 128. The peer is the one-environment loop of the Hugging Face course on Decision
@@ -103,7 +103,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--pairs", type=int, default=3)
     arguments.add_argument("--lanes", type=int, default=32)
-    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both (%(default)s)")
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)

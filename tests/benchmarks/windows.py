@@ -182,11 +182,11 @@ def main() -> None:
         rows = np.random.default_rng(0).standard_normal((EPISODES * LENGTH, OBSERVATION + ACTION + 1), np.float32)
         ours = our_rates(rows, folder / "store")
         slices = slice_rates(rows, folder / "datasets")
-        compare("windows-vs-datasets-torch-slices", 256, ours, slices, given.pairs, batches=False)
+        compare("windows-vs-datasets-torch-slices", 1024, ours, slices, given.pairs, batches=False)
         if given.d3rlpy_python:
             np.save(folder / "rows.npy", rows)
             d3rlpy = d3rlpy_rates(given.d3rlpy_python, folder / "rows.npy")
-            compare("windows-vs-d3rlpy", 256, ours, d3rlpy, given.pairs, batches=False)
+            compare("windows-vs-d3rlpy", 1024, ours, d3rlpy, given.pairs, batches=False)
             compare("dt-batches-vs-d3rlpy", 64, ours, d3rlpy, given.pairs, batches=True)
     return None
 
