@@ -90,6 +90,9 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
         arena = _arena(recipe, store)
         torch.manual_seed(key(recipe.seed, 0) >> 1)
         learner = _learner(recipe, store)
+        if arena and not hasattr(learner.trained(), "policy"):
+            say(f"{recipe.method} makes a world and no policy, so nothing plays in {arena}; see `seqwm dream {out}`")
+            arena = None
         seconds = _fit(learner, recipe, out, record, _collect(recipe, learner, store, vector), saved, arena)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -132,12 +135,12 @@ def _learner(recipe: Recipe, store: TrajectoryStore) -> Any:
     method = method_module(recipe.method)
     if hasattr(method, "learner"):
         return method.learner(recipe.model, store, recipe.train, recipe.seed)
-    if recipe.collect:
+    model = method.build(recipe.model, store)
+    if recipe.collect and hasattr(model, "policy"):  # a world without one learns from random play
         raise RecipeError(
             f"collect: found the method {recipe.method}, which learns from logs alone; expected one that acts while it "
             "learns, or `data` in place of `collect`"
         )
-    model = method.build(recipe.model, store)
     choose = getattr(method, "episodes", None)  # %BC trains on the best episodes only
     special = getattr(method, "window_options", None)  # the Trajectory Transformer's windows run over ends
     chosen = choose(recipe.model, store) if choose else None

@@ -39,3 +39,25 @@ class RandomPolicy:
         leaves = {path: torch.from_numpy(np.stack([one[path] for one in drawn])) for path in drawn[0]}
         actions: TensorTree = unflatten(leaves)
         return actions, state
+
+
+class RandomExplorer:
+    """As `RandomPolicy`, but without a memory: it draws from torch's default generator, which a collector seeds.
+
+    State: lane int64 [B], which says how many lanes there are.
+    """
+
+    def __init__(self, space: Space[Any]) -> None:
+        self._space = deepcopy(space)
+
+    def initial(self, lanes: int) -> State:
+        """Nothing but the lanes."""
+        return {"lane": torch.arange(lanes)}
+
+    def act(self, state: State, observation: TensorTree, reward: Tensor, first: Tensor) -> tuple[TensorTree, State]:
+        """Actions (leaves [B, ...]), whatever is observed."""
+        self._space.seed(int(torch.randint(2**31, ())))
+        drawn = [flatten(self._space.sample()) for _ in state["lane"]]
+        leaves = {path: torch.from_numpy(np.stack([one[path] for one in drawn])) for path in drawn[0]}
+        actions: TensorTree = unflatten(leaves)
+        return actions, state

@@ -28,6 +28,7 @@ _TOLD = (  # what `to_transformers` adds to a config of transformers' class
     *("context_length", "observation_space", "action_space", "environment"),
 )
 _INDEX = "model.safetensors.index.json"
+_WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # as transformers and diffusers call them
 
 
 def load_model(name: str | Path, *, revision: str | None = None, normalisation: Mapping[str, Any] | None = None) -> Any:
@@ -60,6 +61,8 @@ def load_model(name: str | Path, *, revision: str | None = None, normalisation: 
             f"{name}: config.json names model_type '{kind}', expected one of {known}, or decision_transformer"
         )
     model_class = find_class(method)
+    if not hasattr(model_class, "config_class"):
+        return _read_weights(name, folder, model_class)  # of diffusers, whose models read their own fields
     fields = inspect.get_annotations(model_class.config_class)
     settings = model_class.config_class(**{field: config[field] for field in fields if field in config})
     return _read_weights(name, folder, model_class, settings)
@@ -80,16 +83,16 @@ def find_model(name: str | Path, *, revision: str | None = None) -> Path:
 
 
 def find_class(method: str) -> Any:
-    """The network of a method's file: the one PreTrainedModel that is defined there."""
-    from transformers import PreTrainedModel
+    """The network of a method's file: the one PreTrainedModel of transformers, or ModelMixin of diffusers, in it."""
+    from torch.nn import Module
 
     module = method_module(method)
     own = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, PreTrainedModel) and member.__module__ == module.__name__
+        if issubclass(member, Module) and hasattr(member, "from_pretrained") and member.__module__ == module.__name__
     ]
-    assert len(own) == 1, f"{module.__name__}: expected one PreTrainedModel, found {own}"
+    assert len(own) == 1, f"{module.__name__}: expected one model that can be saved, found {own}"
     return own[0]
 
 
@@ -140,7 +143,7 @@ def _check_weights(name: str | Path, folder: Path) -> None:
         missing = sorted(shard for shard in shards if shard not in found)
         if missing:
             raise CheckpointError(f"{name}: {_INDEX} names {', '.join(missing)}, which is not there; fetch it again")
-    elif "model.safetensors" not in found:
+    elif not any(file in found for file in _WEIGHTS):
         pickled = [file for file in found if file.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt"))]
         if not pickled:
             raise CheckpointError(f"{name}: found no model.safetensors; save the model with save_pretrained")
@@ -155,10 +158,12 @@ def _read_weights(name: str | Path, folder: Path, model_class: Any, config: Any 
     import torch
     from safetensors import SafetensorError
 
-    options = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    if config is not None:
+        options |= {"config": config, "dtype": torch.float32}
     try:
         with quiet_transformers():
-            model, told = model_class.from_pretrained(folder, config=config, **options)
+            model, told = model_class.from_pretrained(folder, **options)
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         said = next(line for line in [*str(error).splitlines(), "nothing more was said"] if line.strip())
         raise CheckpointError(

@@ -22,8 +22,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from seqwm.control.policies import RandomExplorer
 from seqwm.core.protocols import Policy
 from seqwm.core.random import key
+from seqwm.core.spaces import space_from_json
 from seqwm.core.types import Batch, Metrics
 from seqwm.training.options import TrainOptions, learning_rate
 
@@ -121,7 +123,9 @@ class SupervisedLearner:
         return copy
 
     def policy(self, explore: bool) -> Policy:
-        """The policy of the model as it is now; imitation has nothing to explore with."""
+        """The policy of the model as it is now; imitation has nothing to explore with. A world is walked at random."""
+        if not hasattr(self.model, "policy"):
+            return RandomExplorer(space_from_json(self.model.config.action_space))
         policy: Policy = self.trained().policy()
         return policy
 
