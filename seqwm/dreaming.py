@@ -2,6 +2,7 @@
 
 OUT/dream.json    errors against horizon, the return so far in dream and reality, with intervals; how it was measured
     dream.png     the same as curves
+    rollout.png   the longest prediction beside what happened, number by number, where the observation has no frames
     strip.png     frames at growing horizons, where the observation has any: reality above, the dream beneath
     dream.mp4     the same as a film
 """
@@ -87,6 +88,7 @@ def dream(
     """
     from seqwm.evaluation.dream_figures import draw_dream, write_film, write_strip
     from seqwm.evaluation.prediction import predict, prediction_error
+    from seqwm.evaluation.rollout_figure import draw_rollout
 
     model, folder = _world(run_or_repository)
     home = folder if (folder / "recipe.yaml").is_file() else folder.parent
@@ -106,7 +108,9 @@ def dream(
     write_json(out / "dream.json", measured)
     draw_dream(prediction, gap, out / "dream.png")
     frames = next((path for path, leaf in leaf_spaces(store.spaces.observation).items() if is_image(leaf)), None)
-    if frames is not None:
+    if frames is None:
+        draw_rollout(rollouts, out / "rollout.png")
+    else:
         longest = rollouts.there.sum(1).argsort(kind="stable")[::-1][:_FILMED]
         shown = rollouts.happened[frames][longest], rollouts.predicted[frames][longest]
         write_strip(*shown, out / "strip.png")

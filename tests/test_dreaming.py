@@ -30,7 +30,7 @@ def test_a_table_of_a_maze_dreams_what_is_real(tmp_path, capsys) -> None:
     assert measured["gap"]["dream"] == measured["gap"]["reality"]
     assert measured["gap"]["reality"]["returns"] == [1, 1]
     assert measured["data"] == str(run / "replay")
-    assert {path.name for path in (run / "dream").iterdir()} == {"dream.json", "dream.png"}
+    assert {path.name for path in (run / "dream").iterdir()} == {"dream.json", "dream.png", "rollout.png"}
     wandering = dream(run, policy="random", episodes=3, horizon=5, contexts=8, out=tmp_path / "other")
     assert wandering.gap is not None
     assert wandering.gap.reality.returns == [0, 0, 0]

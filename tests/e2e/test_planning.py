@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
 from seqwm.cli import main
@@ -56,6 +59,17 @@ def test_the_command_line_passes_changes_on(run, searches, capsys):
     assert "seqwm/TwoRooms-v0, 1 episodes" in capsys.readouterr().out
     assert main(["evaluate", str(run), "--set", "train.steps=7"]) == 1
     assert "--set train.steps: 7, was 20: belongs to training; can be changed now" in capsys.readouterr().err
+
+
+def test_it_is_dreamt_in_beside_reality_from_the_command_line(run, tmp_path):
+    asked = ["--horizon", "12", "--contexts", "6", "--episodes", "2", "--out", str(tmp_path / "dream")]
+    assert main(["dream", str(run), *asked]) == 0
+    assert {path.name for path in (tmp_path / "dream").iterdir()} == {"dream.json", "dream.png", "rollout.png"}
+    measured = json.loads((tmp_path / "dream" / "dream.json").read_text())
+    (curve,) = measured["prediction"]["observations"].values()
+    assert len(curve["error"]) == 12
+    assert np.isfinite(curve["error"]).all()
+    assert measured["gap"]["reality"]["returns"] == [0, 0]
 
 
 def test_changes_that_belong_to_training_or_cannot_be_are_refused_by_name(run, tmp_path):
