@@ -58,7 +58,7 @@ CHECKS: dict[str, str] = {
     # 17 video
     "video-too-short": "A video with fewer frames than its rows.",
     "video-drift": "A frame that lies further than half a frame from the time its row states.",
-    "video-fps": "A video of another frame rate than the metadata states.",
+    "video-fps": "A video of another frame rate than the metadata states, or than the other videos of its folder.",
     # 18, 19 damage
     "corrupt-file": "A file that is empty, cut short or of another kind than its name says.",
     "damaged-store": "A file of a store that does not hold what the store describes.",

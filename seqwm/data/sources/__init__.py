@@ -6,6 +6,7 @@
     hf:user/name[@revision]          a Hugging Face dataset (Parquet), one row an episode or one row a step
     lerobot:user/name or lerobot:DIR LeRobot v3
     d4rl:file.hdf5                   D4RL's flat HDF5
+    video:DIR                        video files, each an episode of frames without actions
     a path                           a store of ours, a Minari folder, a LeRobot folder, Parquet or Arrow files
 """
 
@@ -61,6 +62,8 @@ def open_source(name: str, findings: Findings, *, streaming: bool = False) -> So
         DataError: for a name that fits no reader, or files that are not what they should be.
     """
     scheme, colon, location = name.partition(":")
+    if colon and scheme == "video":
+        return _opened(_reader("video_folder").open_source(location, findings))
     if colon and scheme in ("minari", "lerobot", "d4rl"):
         return _opened(_reader(scheme).open_source(location, findings))
     if colon and scheme == "hf":
@@ -93,5 +96,8 @@ def _opened(source: Any) -> Source:
 
 
 def _unknown(name: str, found: str) -> Problem:
-    expected = "minari:ID, hf:USER/NAME, lerobot:PATH, d4rl:FILE.hdf5, or the path of a store, Minari folder or Parquet"
+    expected = (
+        "minari:ID, hf:USER/NAME, lerobot:PATH, d4rl:FILE.hdf5, video:FOLDER, or the path of a store, Minari folder or "
+        "Parquet"
+    )
     return Problem("unknown-source", found, expected, "check the spelling; `seqwm data --help` has examples", file=name)

@@ -85,3 +85,21 @@ def decode_frames(
     if frames is None:
         return np.empty((0, 0, 0, 3), np.uint8), np.empty(0)
     return frames[: len(times)], np.array(times)
+
+
+def read_frames(path: Path) -> NDArray[np.uint8]:
+    """Every frame of a file, RGB uint8 [N, H, W, 3].
+
+    Raises:
+        UnreadableVideo: for a file that does not open or decode, or holds no frame.
+    """
+    import av
+
+    try:
+        with av.open(str(path), format=CONTAINERS.get(path.suffix.lower())) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return np.stack(frames)
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise UnreadableVideo(str(error) or type(error).__name__) from error
