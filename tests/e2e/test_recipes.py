@@ -36,8 +36,9 @@ def test_a_recipe_shrunk_to_a_minute_trains_and_evaluates(name, tmp_path, monkey
     scheme, _, location = (recipe.data.source if recipe.data else "").rpartition(":")
     if scheme and not (scheme == "minari" and (SHARED / location).is_dir()):
         pytest.skip(f"{recipe.data.source} is not on this machine")
-    if recipe.method == "stable_baselines":
-        pytest.importorskip("stable_baselines3", reason="the comparison with model-free methods is an extra")
+    extras = {"stable_baselines": "stable_baselines3", "world_models": "cma"}
+    if recipe.method in extras:
+        pytest.importorskip(extras[recipe.method], reason="an extra")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(SHARED))
     monkeypatch.setenv("SEQWM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,523 @@
+"""World Models: see by V, remember by M, act by C, which is trained in the dream of V and M.
+
+Ha and Schmidhuber, "Recurrent World Models Facilitate Policy Evolution", 2018.
+
+    V   a variational autoencoder: a frame to z, a normal distribution of `latent` numbers
+    M   an LSTM over (z, action) with a mixture density network: z' as `mixtures` normals a number, reward and end
+    C   one linear map of (z, h), found by CMA-ES; its fitness is its return in dreams of M
+
+What is notable:
+
+- An update is one gradient step of V, then of M, then one generation of C, as the recipe's shares say; with `rounds`
+  above one that begins anew, on what C has collected by then.
+- In a dream z' is drawn at `temperature` tau: mixture logits divided by tau, deviations multiplied by its root. A
+  hotter dream is harder to exploit.
+- V learns to see, not to tell what matters; `vision_reward` adds a linear head on (z, action) that has to tell the
+  reward.
+- All candidates of a generation dream from the same frames, in one batch. The state of CMA-ES is never saved: what it
+  drew is named by (seed, generation), so telling it the same fitnesses again brings it back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces as gym_spaces
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from seqwm.control.dream import unroll
+from seqwm.core.errors import DataError, MissingPackageError, SpaceError
+from seqwm.core.protocols import Step
+from seqwm.core.random import indices, key, torch_generator
+from seqwm.core.spaces import is_image, space_from_json, space_to_json
+from seqwm.core.types import Batch, Metrics, State, TensorTree
+from seqwm.data.problems import Problem
+from seqwm.nn.leaves import ActionCodec
+
+if TYPE_CHECKING:
+    from seqwm.data.store import TrajectoryStore
+    from seqwm.training.options import TrainOptions
+
+_SMALLEST = 4  # pixels along each side where convolution ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The `model:` section of a recipe.
+
+    Attributes:
+        latent: numbers in z.
+        hidden: of the LSTM.
+        mixtures: normals for each number of z'.
+        context_length: rows of a window that M learns from.
+        pixel_deviation: of the decoder's normal distribution of a pixel in 0 .. 1; smaller ones show smaller things.
+        divergence_tolerance: divergence of a number of z, in nats, below which none is counted.
+        vision_reward: weight of the reward in V's loss.
+        vision_share, memory_share: of the updates of a round; generations of C are the rest.
+        rounds: how often V, M and C take turns.
+        temperature: of dreams.
+        population: candidates of a generation.
+        dreams: of each candidate.
+        horizon: steps of a dream.
+        deviation: of the first generation's weights.
+    """
+
+    latent: int = 32
+    hidden: int = 256
+    mixtures: int = 5
+    context_length: int = 32
+    pixel_deviation: float = 0.5**0.5
+    divergence_tolerance: float = 0.5
+    vision_reward: float = 0.0
+    vision_share: float = 0.4
+    memory_share: float = 0.4
+    rounds: int = 1
+    temperature: float = 1.0
+    population: int = 64
+    dreams: int = 16
+    horizon: int = 100
+    deviation: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("latent", "hidden", "mixtures", "rounds", "dreams", "horizon"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 1")
+        if self.context_length < 2 or self.population < 2:
+            found = f"{self.context_length}, {self.population}"
+            raise ValueError(f"context_length, population: found {found}, expected at least 2 each")
+        for name in ("temperature", "deviation", "pixel_deviation"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected a positive number")
+        if min(self.vision_share, self.memory_share) < 0 or self.vision_share + self.memory_share > 1:
+            found = f"{self.vision_share} and {self.memory_share}"
+            raise ValueError(f"vision_share, memory_share: found {found}, expected shares that leave some for C")
+
+
+def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed: int) -> WorldModelsLearner:
+    """V, M and C with fresh weights, and what trains them.
+
+    Raises:
+        SpaceError: observations that are no square frames of 4, 8, 16, ... pixels; actions that are not Discrete,
+            MultiDiscrete or a bounded Box.
+        DataError: no rewards.
+        MissingPackageError: cma is not installed.
+    """
+    return WorldModelsLearner(options, store, train, seed)
+
+
+class WorldModelsConfig(PreTrainedConfig):
+    """The fields of `Options`, the spaces as JSON, and what the model was trained on."""
+
+    model_type = "seqwm_world_models"
+
+    observation_space: dict[str, Any] | None = None
+    action_space: dict[str, Any] | None = None
+    dataset: str | None = None
+    environment: str | None = None
+    latent: int = 32
+    hidden: int = 256
+    mixtures: int = 5
+    context_length: int = 32
+    pixel_deviation: float = 0.5**0.5
+    divergence_tolerance: float = 0.5
+    vision_reward: float = 0.0
+    vision_share: float = 0.4
+    memory_share: float = 0.4
+    rounds: int = 1
+    temperature: float = 1.0
+    population: int = 64
+    dreams: int = 16
+    horizon: int = 100
+    deviation: float = 0.1
+
+
+class WorldModels(PreTrainedModel):
+    """V, M and C. As a world its state is z float32 [B, Z] and the LSTM's hidden and cell float32 [B, D]."""
+
+    config_class = WorldModelsConfig
+    return_conditioned = False
+
+    def __init__(self, config: WorldModelsConfig) -> None:
+        super().__init__(config)
+        observation, action = (space_from_json(part or {}) for part in (config.observation_space, config.action_space))
+        assert observation.shape is not None
+        self.actions = ActionCodec(action)
+        size = config.latent + self.actions.size
+        self.vision = Vision(observation.shape, config.latent)
+        self.vision_reward = nn.Linear(size, 1)
+        self.memory = nn.LSTMCell(size, config.hidden)
+        self.mixture = nn.Linear(config.hidden, 3 * config.mixtures * config.latent)
+        self.outcome = nn.Linear(config.hidden, 2)  # of the action that the LSTM has just read: reward, logit of an end
+        self.controller = nn.Linear(config.latent + config.hidden, self.actions.size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Torch's own, and a controller that begins at zero."""
+        if module is getattr(self, "controller", None):
+            nn.init.zeros_(self.controller.weight)
+            nn.init.zeros_(self.controller.bias)
+
+    @property
+    def window_length(self) -> int:
+        """Rows of a window."""
+        length: int = self.config.context_length
+        return length
+
+    # -- learning ---------------------------------------------------------------------------------------------------
+
+    def vision_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The negative evidence bound of frames, up to its constant; the paper's decoder has a variance of 1/2.
+
+        Args:
+            batch: windows.
+            noise: standard normal [B, T, Z].
+        """
+        assert isinstance(batch.observations, Tensor)
+        frames = batch.observations[batch.valid]
+        mean, deviation = self.vision.encode(frames)
+        z = mean + deviation * noise[batch.valid]
+        error = (self.vision.decode(z) - _scaled(frames)).square().sum((1, 2, 3)) / (2 * self.config.pixel_deviation**2)
+        apart = divergence(mean, deviation).sum(-1)
+        floor = self.config.divergence_tolerance * mean.shape[-1]
+        loss = (error + apart.clamp_min(floor)).mean()
+        figures = {"reconstruction": error.mean(), "divergence": apart.mean()}
+        if self.config.vision_reward and batch.rewards is not None and batch.actions is not None:
+            features = torch.cat([z, self.actions.features(batch.actions)[batch.valid]], -1)
+            missed = (self.vision_reward(features)[:, 0] - batch.rewards[batch.valid]).square().mean()
+            loss, figures["vision_reward"] = loss + self.config.vision_reward * missed, missed
+        return loss, figures
+
+    def memory_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Negative log-likelihood of the next z, squared error of the reward, cross entropy of the end.
+
+        Args:
+            batch: windows.
+            noise: standard normal [B, T, Z].
+        """
+        assert isinstance(batch.observations, Tensor)
+        assert batch.actions is not None
+        assert batch.rewards is not None
+        with torch.no_grad():
+            mean, deviation = self.vision.encode(batch.observations.flatten(0, 1))
+            z = (mean + deviation * noise.flatten(0, 1)).unflatten(0, batch.valid.shape)
+        inputs = torch.cat([z, self.actions.features(batch.actions)], -1)
+        hidden, cell = (inputs.new_zeros(len(inputs), self.config.hidden) for _ in range(2))
+        states = []
+        for t in range(inputs.shape[1]):
+            hidden, cell = self.memory(inputs[:, t], (hidden, cell))
+            states.append(hidden)
+        read = torch.stack(states, 1)
+        followed = batch.valid[:, 1:]
+        surprise = -mixture_log_probability(self._mixture(read[:, :-1][followed]), z[:, 1:][followed]).sum(-1).mean()
+        reward, end = self.outcome(read)[batch.valid].unbind(-1)
+        missed = (reward - batch.rewards[batch.valid]).square().mean()
+        ended = F.binary_cross_entropy_with_logits(end, batch.terminated[batch.valid].float())
+        return surprise + missed + ended, {"surprise": surprise, "reward": missed, "end": ended}
+
+    def _mixture(self, hidden: Tensor) -> Tensor:
+        """[..., 3, Z, K]: log-shares, means and log-deviations of what z becomes."""
+        logits, mean, spread = self.mixture(hidden).unflatten(-1, (3, self.config.latent, -1)).unbind(-3)
+        return torch.stack([logits.log_softmax(-1), mean, spread.clamp(-7, 5)], -3)
+
+    # -- a world ----------------------------------------------------------------------------------------------------
+
+    def encode(self, context: Batch) -> State:
+        """The state at the last valid row's frame."""
+        assert isinstance(context.observations, Tensor)
+        assert context.actions is not None
+        z = self.vision.encode(context.observations.flatten(0, 1))[0].unflatten(0, context.valid.shape)
+        features = torch.cat([z, self.actions.features(context.actions)], -1)
+        hidden, cell = (z.new_zeros(len(z), self.config.hidden) for _ in range(2))
+        last = context.valid.sum(1) - 1
+        for t in range(z.shape[1] - 1):
+            reading = (t < last)[:, None]
+            after = self.memory(features[:, t], (hidden, cell))
+            hidden, cell = torch.where(reading, after[0], hidden), torch.where(reading, after[1], cell)
+        return {"z": z[torch.arange(len(z), device=z.device), last], "hidden": hidden, "cell": cell}
+
+    def step(self, state: State, action: TensorTree, generator: torch.Generator | None = None) -> Step:
+        """Drawn at the temperature with a generator; the mean of the likeliest normals without one."""
+        hidden, cell = self.remember(state, action)
+        shares, mean, spread = self._mixture(hidden).unbind(-3)
+        reward, end = self.outcome(hidden).unbind(-1)
+        if generator is None:
+            chosen = shares.argmax(-1, keepdim=True)
+            return Step({"z": mean.gather(-1, chosen)[..., 0], "hidden": hidden, "cell": cell}, reward, end > 0)
+        heat = self.config.temperature
+        uniform, noise, chance = (
+            draw(shape, generator=generator, device=mean.device)
+            for draw, shape in ((torch.rand, shares.shape), (torch.randn, mean.shape[:-1]), (torch.rand, end.shape))
+        )
+        gumbel = -(-uniform.clamp_min(1e-20).log()).log()
+        chosen = (shares / heat + gumbel).argmax(-1, keepdim=True)
+        z = mean.gather(-1, chosen)[..., 0] + math.sqrt(heat) * spread.gather(-1, chosen)[..., 0].exp() * noise
+        ended = chance < end.sigmoid()
+        return Step({"z": z, "hidden": hidden, "cell": cell}, reward, ended)
+
+    def remember(self, state: State, action: TensorTree) -> tuple[Tensor, Tensor]:
+        """Hidden and cell of the LSTM once it has read z and the action."""
+        read: tuple[Tensor, Tensor] = self.memory(
+            torch.cat([state["z"], self.actions.features(action)], -1), (state["hidden"], state["cell"])
+        )
+        return read
+
+    def decode(self, state: State) -> TensorTree:
+        """The frame uint8 [B, H, W, C]."""
+        frames = (self.vision.decode(state["z"]).clamp(0, 1) * 255).round().to(torch.uint8)
+        return frames.movedim(1, -1)
+
+    def policy(self, target_returns: Sequence[float] | None = None, explore: float = 0.0) -> WorldModelsPolicy:
+        """C with V and M; takes no target returns."""
+        return WorldModelsPolicy(self, explore)
+
+
+class Vision(nn.Module):
+    """V: frames uint8 [N, H, W, C] to means and deviations [N, Z], z back to frames [N, C, H, W] in 0 .. 1."""
+
+    def __init__(self, shape: tuple[int, ...], latent: int) -> None:
+        super().__init__()
+        side, _, channels = shape
+        halvings = side.bit_length() - _SMALLEST.bit_length()
+        widths = [channels, *(min(32 * 2**i, 256) for i in range(halvings))]
+        down: list[nn.Module] = []
+        up: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+            up = [nn.ReLU(), nn.ConvTranspose2d(after, before, 4, stride=2, padding=1), *up]
+        self.down, self.up = nn.Sequential(*down), nn.Sequential(*up)
+        self.features = (widths[-1], _SMALLEST, _SMALLEST)
+        self.parameters_of_z = nn.Linear(math.prod(self.features), 2 * latent)
+        self.restore = nn.Linear(latent, math.prod(self.features))
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of z."""
+        mean, spread = self.parameters_of_z(self.down(_scaled(frames)).flatten(1)).chunk(2, -1)
+        return mean, spread.clamp(-7, 5).exp()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Frames that z stands for."""
+        frames: Tensor = self.up(self.restore(z).unflatten(1, self.features)).sigmoid()
+        return frames
+
+
+class WorldModelsPolicy:
+    """State: z, hidden and cell as the world's, and action/PATH, what was done last."""
+
+    def __init__(self, model: WorldModels, explore: float) -> None:
+        self._model, self._explore = model.eval(), explore
+
+    def initial(self, lanes: int) -> State:
+        """Nothing seen."""
+        config, device = self._model.config, self._model.device
+        sizes = {"z": config.latent, "hidden": config.hidden, "cell": config.hidden}
+        state = {name: torch.zeros(lanes, size, device=device) for name, size in sizes.items()}
+        return state | {"action": self._model.actions.zeros(lanes)[""]}
+
+    @torch.no_grad()
+    def act(self, state: State, observation: TensorTree, reward: Tensor, first: Tensor) -> tuple[TensorTree, State]:
+        """Actions [B, ...] for frames [B, H, W, C]; exploring adds normal noise to C's outputs."""
+        assert isinstance(observation, Tensor)
+        model, began = self._model, first.to(self._model.device)[:, None]
+        hidden, cell = (part.masked_fill(began, 0.0) for part in model.remember(state, state["action"]))
+        z = model.vision.encode(observation.to(model.device))[0]
+        outputs = model.controller(torch.cat([z, hidden], -1))
+        if self._explore:
+            outputs = outputs + self._explore * torch.randn(outputs.shape, device=outputs.device)
+        action = model.actions.decode(outputs)
+        assert isinstance(action, Tensor)
+        return action, {"z": z, "hidden": hidden, "cell": cell, "action": action}
+
+
+class WorldModelsLearner:
+    """V, M and C in turns."""
+
+    def __init__(self, options: Options, store: TrajectoryStore, train: TrainOptions, seed: int) -> None:
+        _check(store)
+        assert store.spaces.action is not None
+        torch.manual_seed(key(seed, 0) >> 1)
+        config = WorldModelsConfig(
+            observation_space=space_to_json(store.spaces.observation),
+            action_space=space_to_json(store.spaces.action),
+            dataset=store.provenance.get("source"),
+            environment=store.provenance.get("environment"),
+            **dataclasses.asdict(options),
+        )
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model: WorldModels = WorldModels(config).to(device)
+        self._options, self._train, self._seed = options, train, seed
+        overrun = options.context_length - 1  # else an end could only ever be a window's last row
+        self.windows = store.windows(options.context_length, train.batch_size, seed, overrun=overrun)
+        self._starts = store.windows(1, 1)
+        model, rate = self.model, train.learning_rate
+        seeing = [*model.vision.parameters(), *model.vision_reward.parameters()]
+        remembering = [p for part in (model.memory, model.mixture, model.outcome) for p in part.parameters()]
+        self._parts = {"vision": seeing, "memory": remembering}
+        self._optimizers = {name: torch.optim.Adam(part, lr=rate) for name, part in self._parts.items()}
+        self._evolution: Any = None
+        self._start = torch.zeros(())  # C's weights when this round's first generation was drawn
+        self._fitness: list[Tensor] = []  # of every generation of this round
+
+    def phase(self, step: int) -> tuple[str, bool]:
+        """'vision', 'memory' or 'controller', and whether a round begins."""
+        length = self._train.steps / self._options.rounds
+        within = step - math.floor(step / length) * length
+        names = {
+            "vision": self._options.vision_share,
+            "memory": self._options.vision_share + self._options.memory_share,
+        }
+        found = next((name for name, share in names.items() if within < share * length), "controller")
+        return found, within < 1
+
+    def update(self, step: int) -> Metrics:
+        """A gradient step of V or M, or a generation of C."""
+        phase, begins = self.phase(step)
+        if begins:
+            self._evolution, self._fitness = None, []
+        if phase == "controller":
+            return self._evolve(step)
+        self.model.train()
+        batch = self.windows.batch(step).to(self.model.device)
+        noise = torch.randn(*batch.valid.shape, self._options.latent, generator=torch_generator(self._seed, 1, step))
+        losses = {"vision": self.model.vision_loss, "memory": self.model.memory_loss}
+        loss, figures = losses[phase](batch, noise.to(self.model.device))
+        optimizer = self._optimizers[phase]
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._parts[phase], self._train.gradient_clip or math.inf)
+        optimizer.step()
+        told = {"loss": loss, "gradient_norm": norm, **figures}
+        return {f"{phase}_{name}" if name != "loss" else name: float(value.detach()) for name, value in told.items()}
+
+    def _evolve(self, step: int) -> Metrics:
+        generation = len(self._fitness)
+        if self._evolution is None:
+            self._start = nn.utils.parameters_to_vector(self.model.controller.parameters()).detach().cpu()
+            self._evolution = self._begun()
+        candidates = self._ask(generation)
+        fitness = self._dreamt(torch.from_numpy(candidates).float(), step)
+        self._tell(candidates, fitness)
+        self._fitness.append(fitness)
+        with torch.no_grad():
+            favourite = torch.from_numpy(self._evolution.result.xfavorite).float().to(self.model.device)
+            nn.utils.vector_to_parameters(favourite, self.model.controller.parameters())
+        return {"dream_return": float(fitness.mean()), "dream_return_best": float(fitness.max())}
+
+    @torch.no_grad()
+    def _dreamt(self, candidates: Tensor, step: int) -> Tensor:
+        """Mean return of every candidate [P] over the same beginnings."""
+        o, model, store = self._options, self.model.eval(), self.windows.store
+        episodes = indices(key(self._seed, 2, step), np.arange(o.dreams, dtype=np.uint64), len(store))
+        state = model.encode(self._starts.gather(episodes, np.zeros_like(episodes)).to(model.device))
+        state = {name: tensor.repeat(len(candidates), 1) for name, tensor in state.items()}
+        size = o.latent + o.hidden
+        weight = candidates[:, : -model.actions.size].unflatten(1, (-1, size)).to(model.device)
+        bias = candidates[:, -model.actions.size :, None].to(model.device)
+
+        def act(state: State) -> TensorTree:
+            seen = torch.cat([state["z"], state["hidden"]], -1).unflatten(0, (len(candidates), o.dreams))
+            outputs = torch.baddbmm(bias.mT, seen, weight.mT)
+            decoded: TensorTree = model.actions.decode(outputs.flatten(0, 1))
+            return decoded
+
+        total = torch.zeros(len(candidates) * o.dreams, device=model.device)
+        going = torch.ones_like(total)
+        generator = torch_generator(self._seed, 3, step, device=model.device.type)
+        for _, happened in unroll(model, state, act, o.horizon, generator):
+            total += going * happened.reward
+            going = going * ~happened.terminated
+        return total.view(len(candidates), -1).mean(1).cpu()
+
+    def _begun(self) -> Any:
+        try:
+            import cma
+        except ImportError:
+            raise MissingPackageError("cma", "the method world_models") from None
+        settings = {"popsize": self._options.population, "verbose": -9, "seed": math.nan}
+        return cma.CMAEvolutionStrategy(self._start.double().numpy(), self._options.deviation, settings)
+
+    def _ask(self, generation: int) -> Any:
+        np.random.seed(key(self._seed, 4, generation) % 2**32)  # noqa: NPY002 - what cma draws from
+        return np.stack(self._evolution.ask())
+
+    def _tell(self, candidates: Any, fitness: Tensor) -> None:
+        self._evolution.tell(list(candidates), (-fitness.double()).tolist())
+
+    def policy(self, explore: bool) -> WorldModelsPolicy:
+        """C as it is now; exploring, with noise as wide as its first generation's outputs."""
+        return self.model.policy(explore=0.5 if explore else 0.0)
+
+    def trained(self) -> WorldModels:
+        """The model."""
+        self.model.eval()
+        return self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, Adam's moments by place, and the fitness of this round's generations."""
+        moments = {}
+        for name, optimizer in self._optimizers.items():
+            entries = enumerate(self._parts[name])
+            moments[name] = {str(place): dict(optimizer.state[p]) for place, p in entries if optimizer.state[p]}
+        state: dict[str, Any] = {"model": self.model.state_dict(), "moments": moments}
+        if self._fitness:
+            state |= {"start": self._start, "fitness": torch.stack(self._fitness)}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        for name, places in state.get("moments", {}).items():
+            for place, tensors in places.items():
+                self._optimizers[name].state[self._parts[name][int(place)]] = tensors
+        if "fitness" in state:
+            self._start = state["start"]
+            self._evolution = self._begun()
+            for generation, fitness in enumerate(state["fitness"]):
+                self._tell(self._ask(generation), fitness)
+                self._fitness.append(fitness)
+
+
+def divergence(mean: Tensor, deviation: Tensor) -> Tensor:
+    """Of a normal distribution from the standard one, in nats, entry by entry."""
+    return 0.5 * (mean.square() + deviation.square() - 1) - deviation.log()
+
+
+def mixture_log_probability(mixture: Tensor, value: Tensor) -> Tensor:
+    """Log-density of value [..., Z] under mixtures [..., 3, Z, K] of log-shares, means and log-deviations."""
+    shares, mean, spread = mixture.unbind(-3)
+    surprise = 0.5 * ((value[..., None] - mean) * (-spread).exp()).square() + spread + 0.5 * math.log(2 * math.pi)
+    return (shares - surprise).logsumexp(-1)
+
+
+def _scaled(frames: Tensor) -> Tensor:
+    """uint8 [N, H, W, C] to float [N, C, H, W] in 0 .. 1."""
+    return frames.movedim(-1, 1).float() / 255
+
+
+def _check(store: TrajectoryStore) -> None:
+    observation, action = store.spaces.observation, store.spaces.action
+    shape = observation.shape or ()
+    if not is_image(observation) or shape[0] != shape[1] or shape[0] < _SMALLEST or shape[0] & (shape[0] - 1):
+        raise SpaceError(
+            f"world_models: found observations {observation}, expected square frames of 4, 8, 16, 32 or 64 pixels; "
+            "dreamer takes vectors, too"
+        )
+    bounded = isinstance(action, gym_spaces.Box) and action.is_bounded()
+    if not bounded and not isinstance(action, (gym_spaces.Discrete, gym_spaces.MultiDiscrete)):
+        raise SpaceError(f"world_models: found actions {action}, expected Discrete, MultiDiscrete or a bounded Box")
+    if not store.has_rewards:
+        mend = "log rewards; without them there is nothing to choose a controller by"
+        raise DataError([Problem("no-rewards", "no rewards", "a reward in every row", mend, str(store.path))])
+
+
+AutoConfig.register(WorldModelsConfig.model_type, WorldModelsConfig)
+AutoModel.register(WorldModelsConfig, WorldModels)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces as gym_spaces
+from torch import distributions
+
+from seqwm.control.dream import DreamEnv
+from seqwm.control.policies import RandomPolicy
+from seqwm.control.rollout import gather, play
+from seqwm.core.errors import DataError, SpaceError
+from seqwm.core.types import Spaces
+from seqwm.data.store import TrajectoryStore
+from seqwm.envs.make import make_vector
+from seqwm.hub.load import load_model
+from seqwm.methods.world_models import Options, WorldModelsLearner, divergence, learner, mixture_log_probability
+from seqwm.recipe import parse_recipe
+from seqwm.run import train
+from seqwm.testing import check_policy, check_world_model
+from seqwm.training.options import TrainOptions
+from seqwm.training.tracking import read_metrics
+
+pytest.importorskip("cma", reason="the controller's evolution is an extra")
+
+CATCH = "seqwm/Catch-v0"
+SMALL = Options(latent=6, hidden=12, context_length=8, population=6, dreams=4, horizon=16)
+
+
+@pytest.fixture(scope="module")
+def store() -> TrajectoryStore:
+    vector = make_vector(CATCH, 8)
+    logs = TrajectoryStore.create(None, Spaces(vector.single_observation_space, vector.single_action_space))
+    gather(vector, RandomPolicy(vector.single_action_space, 0), logs, 1200, seed=0)
+    return logs
+
+
+def test_divergence_is_that_of_normal_distributions() -> None:
+    mean, deviation = torch.randn(50), torch.rand(50) + 0.1
+    known = distributions.kl_divergence(distributions.Normal(mean, deviation), distributions.Normal(0.0, 1.0))
+    torch.testing.assert_close(divergence(mean, deviation), known)
+
+
+def test_the_bound_is_below_the_evidence_and_meets_it_at_the_exact_posterior() -> None:
+    """A linear decoder x = w z + b of variance 1/2 has a normal posterior, where bound and evidence are one number."""
+    w, b, x = 1.3, 0.2, torch.tensor(0.9)
+    evidence = distributions.Normal(b, (w**2 + 0.5) ** 0.5).log_prob(x)
+    variance = 1 / (1 + 2 * w**2)
+    exact = variance * 2 * w * (x - b)
+
+    def bound(mean, deviation) -> float:
+        z = mean + deviation * torch.randn(400_000, generator=torch.Generator().manual_seed(0))
+        likelihood = -(x - w * z - b).square().mean() - 0.5 * np.log(np.pi)
+        return float(likelihood - divergence(mean, deviation))
+
+    assert bound(exact, torch.tensor(variance**0.5)) == pytest.approx(float(evidence), abs=2e-3)
+    assert bound(exact + 0.2, torch.tensor(0.8)) < float(evidence) - 0.02
+
+
+def test_mixtures_integrate_to_one_and_have_their_mean() -> None:
+    mixture = torch.randn(1, 3, 2, 4, dtype=torch.float64)
+    mixture[:, 0] = mixture[:, 0].log_softmax(-1)
+    x = torch.linspace(-60, 60, 200_001, dtype=torch.float64)
+    density = mixture_log_probability(mixture, x[:, None].expand(-1, 2)).exp()
+    torch.testing.assert_close(
+        torch.trapezoid(density, x, dim=0), torch.ones(2, dtype=torch.float64), rtol=1e-6, atol=0
+    )
+    mean = (mixture[0, 0].exp() * mixture[0, 1]).sum(-1)
+    torch.testing.assert_close(torch.trapezoid(density * x[:, None], x, dim=0), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_a_world_and_a_policy(store) -> None:
+    model = learner(SMALL, store, TrainOptions(steps=10, batch_size=4), 0).trained()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    check_world_model(model, store.windows(8, 5).batch(0), store.spaces, tolerance=1e-4)
+    check_policy(lambda lanes: model.policy(), store.spaces)
+
+
+def test_acting_remembers_what_encoding_does(store) -> None:
+    model = learner(SMALL, store, TrainOptions(steps=10, batch_size=4), 0).trained()
+    with torch.no_grad():
+        model.controller.weight.normal_()
+    batch = store.windows(8, 1).gather(np.array([2]), np.array([6]))
+    policy = model.policy()
+    state = policy.initial(1)
+    for t in range(7):
+        _, state = policy.act(state, batch.observations[:, t], torch.zeros(1), torch.tensor([t == 0]))
+        state = state | {"action": batch.actions[:, t]}
+    encoded = model.encode(batch)
+    for name in ("z", "hidden", "cell"):
+        torch.testing.assert_close(state[name], encoded[name], atol=1e-5, rtol=1e-4)
+
+
+def test_heat_widens_what_is_drawn_as_its_root(store) -> None:
+    model = learner(SMALL, store, TrainOptions(steps=10, batch_size=4), 0).trained()
+    with torch.no_grad():
+        model.mixture.weight.zero_()
+        model.mixture.bias.zero_()
+    state = {"z": torch.zeros(20_000, 6), "hidden": torch.zeros(20_000, 12), "cell": torch.zeros(20_000, 12)}
+    action = torch.zeros(20_000, dtype=torch.int64)
+    for heat in (0.25, 1.0, 1.44):
+        model.config.temperature = heat
+        drawn = model.step(state, action, torch.Generator().manual_seed(0)).state["z"].detach()
+        assert float(drawn.std()) == pytest.approx(heat**0.5, rel=0.02)
+
+
+def test_vision_memory_and_controller_take_turns() -> None:
+    taught = object.__new__(WorldModelsLearner)
+    taught._options, taught._train = Options(rounds=2, vision_share=0.5, memory_share=0.3), TrainOptions(steps=20)
+    assert [taught.phase(step)[0][0] for step in range(20)] == list("vvvvvmmmcc" * 2)
+    assert [step for step in range(20) if taught.phase(step)[1]] == [0, 10]
+
+
+def test_a_killed_run_ends_in_the_same_numbers_evolution_included(tmp_path, monkeypatch) -> None:
+    model = {"latent": 4, "hidden": 8, "context_length": 6, "population": 4, "dreams": 2, "horizon": 8}
+    description = {
+        "method": "world_models",
+        "collect": {"environment": CATCH, "prefill": 200, "updates_per_step": 1},
+        "model": model,
+        "train": {"steps": 20, "batch_size": 4, "track": [], "log_every": 1, "checkpoint_every": 3},
+        "evaluate": {"episodes": 2, "replay": False},
+    }
+    recipe = parse_recipe(json.dumps(description), "r")
+    whole = train(recipe, tmp_path / "whole")
+    update = WorldModelsLearner.update
+
+    def killed(self, step):
+        if step == 19:
+            raise KeyboardInterrupt
+        return update(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorldModelsLearner, "update", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "killed")
+    resumed = train(recipe, tmp_path / "killed", resume=True)
+    lines = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(run / "metrics.jsonl")]
+        for run in (resumed, whole)
+    ]
+    assert lines[0] == lines[1]
+    found, wanted = (load_model(run).state_dict() for run in (resumed, whole))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_what_it_cannot_take_is_refused(store) -> None:
+    box = gym_spaces.Box(-1, 1, (3,), np.float32)
+    frames = gym_spaces.Box(0, 255, (16, 16, 1), np.uint8)
+    options = TrainOptions(steps=1)
+    with pytest.raises(SpaceError, match=r"found observations Box.*, expected square frames of 4, 8, 16"):
+        learner(SMALL, TrajectoryStore.create(None, Spaces(box, box)), options, 0)
+    with pytest.raises(SpaceError, match="found actions None"):
+        learner(SMALL, TrajectoryStore.create(None, Spaces(frames, None)), options, 0)
+    with pytest.raises(DataError, match="no rewards"):
+        learner(SMALL, TrajectoryStore.create(None, Spaces(frames, gym_spaces.Discrete(2)), rewards=False), options, 0)
+    with pytest.raises(ValueError, match="expected shares that leave some for C"):
+        Options(vision_share=0.8, memory_share=0.4)
+
+
+@pytest.mark.learning
+def test_a_controller_that_learned_in_dreams_alone_plays_the_game(store) -> None:
+    """Random play catches some 15 % of the balls, a return of -0.7; a minute of training in dreams doubles that."""
+    vector = make_vector(CATCH, 16)
+    logs = TrajectoryStore.create(None, store.spaces)
+    gather(vector, RandomPolicy(vector.single_action_space, 0), logs, 6000, seed=0)
+    options = Options(
+        latent=12, pixel_deviation=0.15, hidden=64, context_length=16, population=32, dreams=48, horizon=16,
+        vision_share=0.2, memory_share=0.74, deviation=0.5,
+    )  # fmt: skip
+    taught = learner(options, logs, TrainOptions(steps=4000, batch_size=16, learning_rate=3e-3), 0)
+    for step in range(4000):
+        taught.update(step)
+    outcomes = play(make_vector(CATCH, 200), taught.policy(explore=False), range(200))
+    assert logs.returns.mean() < -0.65
+    assert np.mean([one.achieved for one in outcomes]) > -0.5
+    dream = DreamEnv(taught.trained(), logs.spaces, logs.windows(16, 1), lanes=8, horizon=16, render_mode="rgb_array")
+    dream.reset(seed=0)
+    assert dream.render()[0].shape == (16, 16, 3)
