@@ -91,5 +91,6 @@ CHECKS: dict[str, str] = {
     "unknown-source": "A name that no reader knows, or a path that does not exist.",
     "unreachable": "A data set that is not local and cannot be fetched.",
     "not-a-store": "A folder that is no store.",
+    "not-a-stream": "A source that is to be streamed and is not on the Hub.",
     "store-exists": "A folder that already holds files and is not overwritten.",
 }
