@@ -195,7 +195,7 @@ def test_a_run_may_begin_with_data_and_goes_on_acting():
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"method": "linear"}, "collect: found the method linear, which learns from logs alone"),
+        ({"method": "behavior_cloning"}, "collect: found the method behavior_cloning, which learns from logs alone"),
         ({"collect": None}, "data: missing; expected a source to learn from, or `collect` to act and learn"),
         ({"collect": {"environment": COUNTDOWN, "prefill": 0}}, "collect.prefill: found 0 and no data"),
         ({"collect": {"environment": COUNTDOWN, "updates_per_step": 0}}, "updates_per_step: found 0.0, expected"),
