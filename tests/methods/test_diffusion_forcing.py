@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from seqwm.core.errors import CheckpointError, SpaceError
-from seqwm.evaluation.video_metrics import clips, dreamt
+from seqwm.evaluation.video_metrics import dreamt
 from seqwm.methods.diffusion_forcing import DiffusionForcing, Options, build
 from seqwm.testing import check_world_model
-from seqwm.training.options import TrainOptions
-from seqwm.training.supervised import SupervisedLearner
 from tests.fakes.frames import SHADES, shaded_logs
 
 SMALL = Options(context=6, span=3, patch=2, layers=2, width=32, heads=2)
@@ -27,21 +25,6 @@ def perturbed(options, store):
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model.eval()
-
-
-def fitted(model, store, steps, rate=3e-3):
-    torch.manual_seed(0)
-    train = TrainOptions(steps=steps, batch_size=16, learning_rate=rate, schedule="cosine", warmup_steps=20)
-    learner = SupervisedLearner(model, store.windows(model.window_length, 16, 0), train, 0)
-    for step in range(steps):
-        learner.update(step)
-    return learner.trained()
-
-
-def share_of_shades_obeyed(model, store):
-    given = clips(store, model.window_length, 4, 30)
-    dream = dreamt(model, given.context, given.actions)
-    return (np.rint((dream[:, 1:].mean((2, 3, 4)) - 40) / 50) == given.actions.numpy()).mean()
 
 
 @pytest.mark.parametrize("play_noise", [0.0, 0.2])
@@ -136,15 +119,3 @@ def test_saved_and_loaded_it_dreams_the_same(tmp_path):
 def test_frames_that_patches_do_not_divide_are_refused():
     with pytest.raises(SpaceError, match="needs sides that are multiples of 3"):
         build(dataclasses.replace(SMALL, patch=3), shaded_logs(episodes=2))
-
-
-@pytest.mark.learning
-def test_the_action_is_obeyed_and_after_training_on_video_alone_a_few_labels_are_enough(tmp_path):
-    held_out = shaded_logs(episodes=30, seed=1)
-    silent = shaded_logs(episodes=100, actions=False, rewards=False)
-    first = fitted(build(SMALL, silent), silent, 250)
-    first.save_pretrained(tmp_path)
-    few = shaded_logs(episodes=4, seed=2)
-    options = dataclasses.replace(SMALL, begin_from=str(tmp_path))
-    model = fitted(build(options, few), few, 150)
-    assert share_of_shades_obeyed(model, held_out) >= 0.85
