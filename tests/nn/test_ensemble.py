@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seqwm.nn.ensemble import EnsembleOptions, GaussianEnsemble, Normals
+
+
+def small(members=4, elites=2, inputs=3, outputs=2, width=16, layers=2):
+    torch.manual_seed(0)
+    return GaussianEnsemble(
+        EnsembleOptions(members=members, elites=elites, layers=layers, width=width), inputs, outputs
+    )
+
+
+def test_the_likelihood_is_that_of_a_normal_distribution():
+    mean, log_variance, target = torch.randn(3, 2, 5, 4).unbind(0)
+    reference = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    torch.testing.assert_close(Normals(mean, log_variance).negative_log_likelihood(target), -reference.log_prob(target))
+
+
+def test_members_in_one_product_say_what_separate_networks_say():
+    ensemble, x = small(), torch.randn(4, 6, 3)
+    said = ensemble(x)
+    for m in range(4):
+        h = x[m]
+        for weight, bias in list(zip(ensemble.weights, ensemble.biases, strict=True))[:-1]:
+            h = F.silu(F.linear(h, weight[m].T, bias[m, 0]))
+        mean = F.linear(h, ensemble.weights[-1][m].T, ensemble.biases[-1][m, 0])[:, :2]
+        torch.testing.assert_close(said.mean[m], mean)
+
+
+def test_rows_with_a_member_each_get_what_that_member_says():
+    ensemble, x, member = small(), torch.randn(5000, 3), torch.randint(4, (5000,))
+    everyone, own = ensemble(x), ensemble.of_members(x, member)
+    rows = torch.arange(5000)
+    torch.testing.assert_close(own.mean, everyone.mean[member, rows])
+    torch.testing.assert_close(own.log_variance, everyone.log_variance[member, rows])
+
+
+def test_the_log_variance_stays_between_its_bounds_and_the_loss_pays_for_their_distance():
+    ensemble = small()
+    log_variance = ensemble(1e4 * torch.randn(50, 3)).log_variance
+    slack = 1e-3  # the softplus of the lower bound lifts the upper one by less than that
+    assert bool((log_variance >= ensemble.least - slack).all() and (log_variance <= ensemble.most + slack).all())
+    x, target = torch.randn(4, 6, 3), torch.randn(4, 6, 2)
+    likelihood = ensemble(x).negative_log_likelihood(target).mean((1, 2)).sum()
+    torch.testing.assert_close(ensemble.loss(x, target), likelihood + 0.01 * 2 * 10.5)
+
+
+def test_elites_are_the_members_with_the_least_errors_and_alone_give_the_uncertainties():
+    ensemble, x = small(), torch.randn(7, 3)
+    ensemble.choose_elites(torch.tensor([3.0, 0.5, 2.0, 1.0]))
+    assert ensemble.elites.tolist() == [1, 3]
+    said = ensemble(x)
+    epistemic, aleatoric = ensemble.uncertainties(x)
+    torch.testing.assert_close(epistemic, ((said.mean[1] - said.mean[3]) / 2).square())
+    torch.testing.assert_close(aleatoric, (said.log_variance[1].exp() + said.log_variance[3].exp()) / 2)
+
+
+def test_a_linear_system_with_noise_is_recovered_and_members_disagree_off_the_data():
+    ensemble = small(inputs=2, outputs=1, width=32)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2000, 2, generator=generator) * 2 - 1
+    target = x @ torch.tensor([[0.8], [-0.5]]) + 0.3 * torch.randn(2000, 1, generator=generator)
+    optimiser = torch.optim.Adam(ensemble.parameters(), 3e-3)
+    own = torch.randint(2000, (4, 2000), generator=generator)  # each member's own resampling
+    for _ in range(300):
+        drawn = own.gather(1, torch.randint(2000, (4, 128), generator=generator))
+        optimiser.zero_grad()
+        ensemble.loss(x[drawn], target[drawn]).backward()
+        optimiser.step()
+    with torch.no_grad():
+        inside = torch.rand(500, 2, generator=generator) * 1.6 - 0.8
+        mean = ensemble(inside).mean.mean(0)
+        epistemic, aleatoric = ensemble.uncertainties(inside)
+        far, _ = ensemble.uncertainties(inside / inside.norm(dim=1, keepdim=True) * 8)
+    assert float((mean - inside @ torch.tensor([[0.8], [-0.5]])).square().mean().sqrt()) < 0.1
+    assert 0.26 < float(aleatoric.mean().sqrt()) < 0.34
+    assert float(far.mean()) > 10 * float(epistemic.mean())
+
+
+def test_more_elites_than_members_are_refused():
+    with pytest.raises(ValueError, match="elites: found 8, expected at most the 7 members"):
+        EnsembleOptions(elites=8)
