@@ -104,7 +104,7 @@ class GaussianEnsemble(nn.Module):
 
     def loss(self, x: Tensor, target: Tensor) -> Tensor:
         """The members' mean likelihood losses added up, and a hundredth of the width between the variance's bounds."""
-        likelihood = self(x).negative_log_likelihood(target).mean((1, 2)).sum()
+        likelihood: Tensor = self(x).negative_log_likelihood(target).mean((1, 2)).sum()
         return likelihood + 0.01 * (self.most - self.least).sum()
 
     @torch.no_grad()
