@@ -1,10 +1,11 @@
 """A method's code as files that run without seqwm: what `trust_remote_code` loads from a published folder.
 
-The module of the method and every module of seqwm that it imports are copied flat, seqwm/nn/leaves.py as
-seqwm_nn_leaves.py, and changed in three places only, so that each can be read beside its original:
+The model's class, and what it needs of the modules of seqwm, are copied flat, seqwm/nn/leaves.py as seqwm_nn_leaves.py.
+The text stays as it is, so that each file can be read beside its original, but for this:
 
-- imports of seqwm become relative ones, which transformers follows from file to file;
-- imports for type checkers are left out, as is what only they led to;
+- definitions that the model's class does not lead to are left out, those that build and train it among them;
+- imports of seqwm become relative ones, which transformers and diffusers follow from file to file;
+- imports for type checkers are left out;
 - registration with the Auto classes is left out, for the folder's `auto_map` does that, and a second registration, in a
   process that has seqwm or another revision too, would be an error.
 """
@@ -13,7 +14,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import seqwm
 from seqwm.hub.load import find_class
@@ -21,64 +25,142 @@ from seqwm.hub.load import find_class
 
 def write_standalone(method: str, folder: Path) -> dict[str, str]:
     """Write a method's code into `folder`; returns the `auto_map` that config.json needs."""
-    root = f"seqwm.methods.{method}"
-    waiting, done = [root], set[str]()
+    root, model_class = f"seqwm.methods.{method}", find_class(method)
+    names = {"AutoModel": model_class.__name__}
+    if hasattr(model_class, "config_class"):  # of transformers; diffusers has no classes for configurations
+        names["AutoConfig"] = model_class.config_class.__name__
+    modules: dict[str, _Module] = {}
+    waiting = [(root, name) for name in names.values()]
     while waiting:
-        module = waiting.pop()
-        if module not in done:
-            done.add(module)
-            text, imported = _standing_alone(module)
-            (folder / f"{_flat(module)}.py").write_text(text)
-            waiting += imported
-    model_class = find_class(method)
-    names = {"AutoConfig": model_class.config_class.__name__, "AutoModel": model_class.__name__}
+        module, name = waiting.pop()
+        if module not in modules:
+            modules[module] = _Module(module)
+            waiting += modules[module].keep_unnamed()
+        waiting += modules[module].keep(name)
+    for module, kept in modules.items():
+        (folder / f"{_flat(module)}.py").write_text(kept.text())
     return {auto: f"{_flat(root)}.{name}" for auto, name in names.items()}
 
 
-def _standing_alone(module: str) -> tuple[str, list[str]]:
-    """The changed text of a module and the modules of seqwm that it imports."""
-    specification = importlib.util.find_spec(module)
-    if specification is None or specification.origin is None or specification.submodule_search_locations:
-        raise AssertionError(f"{module}: a package cannot stand alone; import from the module that has the name")
-    text = Path(specification.origin).read_text()
-    lines, imported = text.splitlines(), list[str]()
-    for node in _reached(ast.parse(text)):
-        if _is_for_type_checkers(node) or _is_registration(node):
-            _blank(lines, node)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "seqwm":
-            assert node.module is not None
-            before, after = f"from {node.module} import", f"from .{_flat(node.module)} import"
-            lines[node.lineno - 1] = lines[node.lineno - 1].replace(before, after, 1)
-            imported.append(node.module)
-        elif isinstance(node, ast.Import) and any(name.name.split(".")[0] == "seqwm" for name in node.names):
-            raise AssertionError(f"{module}:{node.lineno}: `import seqwm` cannot become relative; import names from it")
-    origin = f"# From seqwm {seqwm.__version__} (Apache-2.0), {module.replace('.', '/')}.py; see README.md.\n"
-    return origin + "\n".join(lines).rstrip() + "\n", imported
+class _Module:
+    """A module of seqwm and the statements of it that are needed so far."""
+
+    def __init__(self, name: str) -> None:
+        specification = importlib.util.find_spec(name)
+        if specification is None or specification.origin is None or specification.submodule_search_locations:
+            raise AssertionError(f"{name}: a package cannot stand alone; import from the module that has the name")
+        self.name, self._source = name, Path(specification.origin).read_text()
+        self._tree = ast.parse(self._source)
+        self._left_out = {node for node in self._tree.body if _is_for_type_checkers(node) or _is_registration(node)}
+        self._bound = {name: node for node in self._tree.body for name in _names_bound(node)}
+        self._needed: set[str] = set()
+        self._kept: set[ast.stmt] = set()
+
+    def keep_unnamed(self) -> list[tuple[str, str]]:
+        """Keep what binds no name but does something; see `keep`."""
+        return [
+            need
+            for node in self._tree.body
+            if not (node in self._left_out or _names_bound(node) or _is_text(node) or _is_future(node))
+            for need in self._keep(node)
+        ]
+
+    def keep(self, name: str) -> list[tuple[str, str]]:
+        """Keep the statement that binds a name; (module, name) of what else is needed then."""
+        if name in self._needed or name not in self._bound:  # a name of Python, or of a function's own
+            return []
+        self._needed.add(name)
+        node = self._bound[name]
+        if _is_ours(node):
+            return [(node.module or "", alias.name) for alias in node.names if (alias.asname or alias.name) == name]
+        return self._keep(node)
+
+    def text(self) -> str:
+        """The module with what is needed."""
+        lines = self._source.splitlines()
+        for node in ast.walk(self._tree):
+            if _is_ours(node) and node not in self._tree.body:  # within a function
+                before, after = f"from {node.module} import", f"from .{_flat(node.module or '')} import"
+                lines[node.lineno - 1] = lines[node.lineno - 1].replace(before, after, 1)
+        kept = True
+        for node in self._tree.body:
+            if _is_ours(node):
+                names = [each for each in node.names if (each.asname or each.name) in self._needed]
+                _replace(lines, node, _relative(node.module or "", names) if names else "")
+                continue
+            if not _is_text(node):  # a text belongs to what stands before it
+                kept = node in self._kept or _is_future(node)
+            if not kept:
+                _replace(lines, node, "")
+        body = re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).rstrip()
+        origin = f"# From seqwm {seqwm.__version__} (Apache-2.0), {self.name.replace('.', '/')}.py; see README.md."
+        return f"{origin}\n{body}\n"
+
+    def _keep(self, node: ast.stmt) -> list[tuple[str, str]]:
+        if node in self._kept:
+            return []
+        self._kept.add(node)
+        found = []
+        for inner in _reached(node):
+            if isinstance(inner, ast.Name):
+                found.append((self.name, inner.id))
+            elif _is_ours(inner):
+                found += [(inner.module or "", alias.name) for alias in inner.names]
+            elif isinstance(inner, ast.Import) and any(alias.name.split(".")[0] == "seqwm" for alias in inner.names):
+                raise AssertionError(f"{self.name}:{inner.lineno}: `import seqwm` cannot become relative")
+        return found
 
 
-def _reached(tree: ast.AST) -> list[ast.stmt]:
-    """Every statement, but not what stands under one for type checkers."""
-    found: list[ast.stmt] = []
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.stmt):
-            found.append(node)
-        if not _is_for_type_checkers(node):
-            found += _reached(node)
-    return found
+def _names_bound(node: ast.stmt) -> list[str]:
+    """The names that a statement gives to the module."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [] if _is_future(node) else [(alias.asname or alias.name).split(".")[0] for alias in node.names]
+    return [inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)]
+
+
+def _reached(node: ast.AST) -> Iterator[ast.AST]:
+    """A statement and what is in it, but not what stands under one for type checkers."""
+    yield node
+    for inner in ast.iter_child_nodes(node):
+        if not _is_for_type_checkers(inner):
+            yield from _reached(inner)
+
+
+def _is_ours(node: ast.AST) -> TypeGuard[ast.ImportFrom]:
+    return isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "seqwm"
+
+
+def _is_future(node: ast.AST) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _is_for_type_checkers(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-def _is_registration(node: ast.stmt) -> bool:
+def _is_registration(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and ast.unparse(node).startswith(("AutoConfig.register(", "AutoModel.register("))
 
 
-def _blank(lines: list[str], node: ast.stmt) -> None:
+def _relative(module: str, names: list[ast.alias]) -> str:
+    return f"from .{_flat(module)} import {', '.join(ast.unparse(name) for name in names)}"
+
+
+def _replace(lines: list[str], node: ast.stmt, text: str) -> None:
+    """Put `text` in the place of a statement, or nothing in that of it, its decorators and the comments above."""
     assert node.end_lineno is not None
-    for number in range(node.lineno - 1, node.end_lineno):
+    first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))]) - 1
+    while not text and first and lines[first - 1].startswith("#"):
+        first -= 1
+    for number in range(first, node.end_lineno):
         lines[number] = ""
+    lines[first] = text
 
 
 def _flat(module: str) -> str:

@@ -16,6 +16,10 @@ SMALL = {
         "context_length": 4, "layers": 1, "heads": 1, "width": 16, "bins": 8,
         "planner": {"horizon": 2, "beams": 4, "expansion": 4},
     },
+    "dreamer": {
+        "deterministic": 16, "stochastic": 4, "classes": 4, "hidden": 16, "width": 16, "layers": 1,
+        "sequence_length": 8, "imagined_rows": 4,
+    },
 }  # fmt: skip
 
 
@@ -42,13 +46,14 @@ def run(runs):
 
 def small_recipe(method):
     targets = [100, 300] if method == "decision_transformer" else None
+    steps, rate = (10, 0.01) if method == "dreamer" else (60, 0.02)  # so that it does not always do the same
     return parse_recipe(
         json.dumps(
             {
                 "method": method,
                 "data": {"source": "datasets/cartpole"},
                 "model": SMALL[method],
-                "train": {"steps": 60, "batch_size": 16, "learning_rate": 0.02, "warmup_steps": 0, "track": []},
+                "train": {"steps": steps, "batch_size": 16, "learning_rate": rate, "warmup_steps": 0, "track": []},
                 "evaluate": {"targets": targets, "episodes": 2, "reference": "seqwm/CartPole-v1"},
             }
         ),
