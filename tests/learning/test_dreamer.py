@@ -26,7 +26,7 @@ def test_a_world_learned_from_random_logs_foresees_five_steps_of_a_pole_where_th
     train_options = TrainOptions(steps=1, batch_size=16, learning_rate=1e-3, gradient_clip=0.3, warmup_steps=50)
     torch.manual_seed(0)
     learner = dreamer.learner(options, logs, train_options, seed=0)
-    for step in range(400):
+    for step in range(800):
         learner.update(step)
     model = learner.trained()
 
