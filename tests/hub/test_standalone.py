@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from seqwm.hub.load import load_model
 from seqwm.hub.publish import publish
 from tests.fakes.loopback_hub import Hub
-from tests.hub.conftest import SMALL, actions_of
+from tests.hub.conftest import METHODS, actions_of
 
 WITHOUT_SEQWM = """
 import importlib.abc, json, sys
@@ -98,7 +98,7 @@ def found_elsewhere(runs, tmp_path_factory):
     return load_file(folder / "found.safetensors")
 
 
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_method_acts_the_same_through_auto_classes_and_the_code_beside_its_weights(found_elsewhere, runs, method):
     wanted = actions_of(load_model(runs[method]))
     assert len(wanted.unique()) > 1
@@ -109,7 +109,7 @@ def test_a_decision_transformer_acts_the_same_through_transformers_own_class(fou
     assert torch.equal(found_elsewhere["transformers' own"], actions_of(load_model(run)))
 
 
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_code_that_travels_names_its_origin_and_nothing_of_seqwm(runs, method, tmp_path):
     publish(runs[method], "user/model", dry_run=tmp_path / "dry")
     files = sorted((tmp_path / "dry").glob("*.py"))
