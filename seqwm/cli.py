@@ -294,6 +294,7 @@ def _add_dream(verbs: Any) -> None:
     verb.add_argument("--contexts", type=int, default=256, help="logged moments to predict from (%(default)s)")
     verb.add_argument("--episodes", type=int, default=32, help="in dream and in reality (%(default)s)")
     verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--revision", help="of a Hub repository")
     verb.add_argument("--out", type=Path, help="folder to write (RUN/dream)")
 
 
@@ -311,6 +312,7 @@ def _dream(options: argparse.Namespace) -> int:
             episodes=options.episodes,
             seed=options.seed,
             out=options.out,
+            revision=options.revision,
         )
     )
     return 0

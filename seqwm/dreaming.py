@@ -67,6 +67,7 @@ def dream(
     episodes: int = 32,
     seed: int = 0,
     out: str | Path | None = None,
+    revision: str | None = None,
 ) -> Dream:
     """Compare a trained world model with what was logged, and its dreams with what an environment gives.
 
@@ -81,6 +82,7 @@ def dream(
         episodes: in dream and in reality.
         seed: names moments, dreams and episodes.
         out: folder to write; RUN/dream, or ./dream for a repository, when None.
+        revision: branch, tag or commit of a Hub repository.
 
     Raises:
         CheckpointError: the model is no world model, or there are no logs.
@@ -90,7 +92,7 @@ def dream(
     from seqwm.evaluation.prediction import predict, prediction_error
     from seqwm.evaluation.rollout_figure import draw_rollout
 
-    model, folder = _world(run_or_repository)
+    model, folder = _world(run_or_repository, revision)
     home = folder if (folder / "recipe.yaml").is_file() else folder.parent
     source, store = _logs(run_or_repository, home, data)
     environment = environment or model.config.environment or store.provenance.get("environment")
@@ -118,16 +120,16 @@ def dream(
     return Dream(prediction, gap, out)
 
 
-def _world(name: str | Path) -> tuple[Any, Path]:
+def _world(name: str | Path, revision: str | None) -> tuple[Any, Path]:
     """The model and the folder that it was loaded from."""
     from seqwm.hub.load import find_model, load_model
 
-    model = load_model(name)
+    model = load_model(name, revision=revision)
     if not isinstance(model, WorldModel):
         raise CheckpointError(
             f"{name}: {type(model).__name__} is no world model; expected one with encode, step and decode"
         )
-    return model, find_model(name)
+    return model, find_model(name, revision=revision)
 
 
 def _logs(name: str | Path, home: Path, data: str | None) -> tuple[str, TrajectoryStore]:

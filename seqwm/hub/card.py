@@ -2,7 +2,8 @@
 
 Text comes from `model_cards/template.md` and `model_cards/methods/NAME.md`, figures from recipe.yaml, run.json and
 evaluation.json. The metadata is what the Hub reads: library, task, tags, data sets, and results as a model-index with
-`mean_reward` as "mean +/- std", by which reinforcement learning is ranked there, beside numbers of their own.
+`mean_reward` as "mean +/- std", by which reinforcement learning is ranked there, beside numbers of their own. The Hub's
+`.eval_results/` is for data sets that are registered there as benchmarks; no environment is, so nothing is written.
 """
 
 from __future__ import annotations

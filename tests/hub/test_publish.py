@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from seqwm.cli import main
 from seqwm.core.errors import CheckpointError, HubError
 from seqwm.core.random import torch_generator
 from seqwm.evaluation.evaluate import Evaluation
@@ -68,6 +69,27 @@ def test_a_published_model_loads_by_revision_and_from_the_cache_when_offline(hub
     assert len(hub.requests) == before
     with pytest.raises(HubError, match=r"user/other.*HF_HUB_OFFLINE"):
         load_model("user/other")
+
+
+def test_a_published_world_is_dreamt_in_by_revision_and_its_policies_are_evaluated_by_revision(
+    hub, runs, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    publish(runs["dreamer"], "user/world")
+    first = hub.repository("user/world").history[-1].sha
+    publish(runs["pets"], "user/world")
+    short = ["--horizon", "3", "--contexts", "4", "--episodes", "2"]
+    for options, model in (([], "pets"), (["--revision", first], "dreamer")):
+        assert main(["dream", "user/world", *short, *options, "--out", model]) == 0
+        assert main(["dream", str(runs[model]), *short, "--out", "here"]) == 0
+        there, here = (json.loads((tmp_path / name / "dream.json").read_text()) for name in (model, "here"))
+        assert there["prediction"] == here["prediction"]
+        assert there["gap"] == here["gap"]
+        assert {"dream.png", "rollout.png"} <= {file.name for file in (tmp_path / model).iterdir()}
+        capsys.readouterr()
+        assert main(["evaluate", "user/world", *options, "--episodes", "2", "--out", f"{model}-played"]) == 0
+        played = json.loads((tmp_path / f"{model}-played" / "evaluation.json").read_text())["episodes"]
+        assert played == json.loads((runs[model] / "evaluation.json").read_text())["episodes"]
 
 
 def test_a_model_published_before_leaves_nothing_behind_but_what_others_put_there(hub, runs):
