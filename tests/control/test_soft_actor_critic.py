@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -111,7 +113,7 @@ def test_it_finds_the_best_action_of_a_bandit_and_goes_on_from_its_state():
     again = networks(width=64)
     again.load_state_dict(own.state_dict())
     resumed = SoftActorCriticUpdates(again, 3e-3)
-    resumed.load_state_dict(updates.state_dict())
+    resumed.load_state_dict(deepcopy(updates.state_dict()))
     assert update(resumed, torch.Generator().manual_seed(5)) == update(updates, torch.Generator().manual_seed(5))
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), again.parameters(), strict=True))
 
