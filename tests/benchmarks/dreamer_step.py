@@ -1,20 +1,23 @@
-"""Update of Dreamer V3 at equal sizes and starts against NM512/r2dreamer, turn about in one process.
+"""Update of Dreamer V3 at equal sizes and starts against NM512/r2dreamer and sheeprl, turn about in one process.
 
     git clone https://github.com/NM512/r2dreamer && pip install tensordict omegaconf
-    python tests/benchmarks/dreamer_step.py [--peer r2dreamer] [--pairs 6] [--threads 1]
+    pip install --no-deps sheeprl lightning pytorch-lightning lightning-utilities torchmetrics hydra-core
+    python tests/benchmarks/dreamer_step.py [--r2dreamer r2dreamer] [--sheeprl] [--pairs 6] [--threads 1]
 
 Two sizes: what CartPole-v1 needs (4 numbers, 2 actions, 16 windows of 32 rows, 512 starts), and danijar/dreamerv3's
-size1m on a walker (24 numbers, 6 actions, 16 windows of 64 rows, 1 024 starts; both count 640 867 parameters). Each
+size1m on a walker (24 numbers, 6 actions, 16 windows of 64 rows, 1 024 starts). Parameters are counted and equal. Each
 update is the whole of it: world, 15 imagined steps from every row, actor, critic on imagined and logged rows, slow
-critic, LaProp with clipping; ours draws its windows from a store of short episodes, too. The peer runs its 'dreamer'
-loss in float32, uncompiled. Times are those of the processor, so that a busy machine is no argument; one JSON line a
-size, the ratio is the median over pairs. Without --peer, ours alone.
+critic, LaProp with clipping; ours draws its windows from a store of short episodes, too. r2dreamer runs its 'dreamer'
+loss, sheeprl its `dreamer_v3_5`, both as they come, uncompiled; all in float32. Times are those of the processor, so
+that a busy machine is no argument; one JSON line a size and peer, the ratio is the median over pairs. Without a peer,
+ours alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -74,7 +77,7 @@ def ours(size: dict[str, Any]) -> tuple[Callable[[], float], int]:
     return step, sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
 
 
-def peer(size: dict[str, Any], folder: Path) -> tuple[Callable[[], float], int]:
+def r2dreamer(size: dict[str, Any], folder: Path) -> tuple[Callable[[], float], int]:
     sys.path.insert(0, str(folder))
     module: Any = importlib.import_module("dreamer")
     configuration: Any = importlib.import_module("omegaconf").OmegaConf
@@ -128,29 +131,87 @@ def peer(size: dict[str, Any], folder: Path) -> tuple[Callable[[], float], int]:
     return step, sum(p.numel() for p in learner._named_params.values())
 
 
+def sheeprl(size: dict[str, Any]) -> tuple[Callable[[], float], int]:
+    hydra: Any = importlib.import_module("hydra")
+    configuration: Any = importlib.import_module("omegaconf").OmegaConf
+    module: Any = importlib.import_module("sheeprl.algos.dreamer_v3_5.dreamer_v3_5")
+    agent: Any = importlib.import_module("sheeprl.algos.dreamer_v3_5.agent")
+    moments: Any = importlib.import_module("sheeprl.algos.dreamer_v3.utils").Moments(0.99, 1.0, 0.05, 0.95)
+    importlib.import_module("sheeprl.utils.timer").timer.disabled = True
+    importlib.import_module("sheeprl.utils.metric").MetricAggregator.disabled = True
+    lanes, rows, action = LANES, size["rows"], size["action"]
+    discrete = isinstance(action, spaces.Discrete)
+    actions = (int(action.n),) if discrete else action.shape
+    keys = [f"algo.{kind}_keys.{side}={names}" for kind, names in (("cnn", "[]"), ("mlp", "[state]"))
+            for side in ("encoder", "decoder")]  # fmt: skip
+    sizes = {
+        "dense_units": size["width"], "world_model.discrete_size": size["classes"],
+        "world_model.stochastic_size": size["stochastic"],
+        "world_model.recurrent_model.recurrent_state_size": size["deterministic"],
+        "world_model.recurrent_model.hidden_size": size["width"],
+        "per_rank_batch_size": lanes, "per_rank_sequence_length": rows, "replay_context": 0,
+    }  # fmt: skip
+    changes = ["exp=dreamer_v3_5", "env=gym", *keys, *(f"algo.{name}={value}" for name, value in sizes.items())]
+    with hydra.initialize_config_module("sheeprl.configs", version_base="1.3"):
+        whole = configuration.to_container(hydra.compose("config", overrides=changes), resolve=True)
+    whole = importlib.import_module("sheeprl.utils.utils").dotdict(whole)
+    fabric = importlib.import_module("lightning.fabric").Fabric(accelerator="cpu", devices=1)
+    seen = spaces.Dict({"state": spaces.Box(-np.inf, np.inf, (size["observation"],), np.float32)})
+    world, actor, critic, slow, _ = agent.build_agent(fabric, actions, not discrete, whole, seen)
+    parameters = [*world.parameters(), *actor.parameters(), *critic.parameters()]
+    optimiser = hydra.utils.instantiate(whole.algo.optimizer, params=parameters, _convert_="all")
+    optimiser = fabric.setup_optimizers(optimiser)
+    generator = torch.Generator().manual_seed(0)
+    row = torch.arange(rows)[:, None, None].expand(rows, lanes, 1)
+    codes = torch.randint(actions[0], (rows, lanes), generator=generator)
+    data = {
+        "state": torch.randn(rows, lanes, size["observation"], generator=generator),
+        "actions": torch.nn.functional.one_hot(codes, actions[0]).float(),
+        "rewards": (row % 21 != 0).float(),
+        "is_first": (row % 21 == 0).float(),
+        "terminated": (row % 21 == 20).float(),
+        "truncated": torch.zeros(rows, lanes, 1),
+    }
+
+    def step() -> float:
+        batch = {name: tensor.clone() for name, tensor in data.items()}
+        began = time.process_time()
+        module.train(fabric, whole, world, actor, critic, slow, optimiser, moments, batch, None, actions)
+        module.update_target_critic(critic, slow, 0.02)
+        return time.process_time() - began
+
+    return step, sum(p.numel() for p in parameters if p.requires_grad)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", type=Path, help="a checkout of NM512/r2dreamer")
+    parser.add_argument("--r2dreamer", type=Path, help="a checkout of NM512/r2dreamer")
+    parser.add_argument("--sheeprl", action="store_true", help="against the package that is installed")
     parser.add_argument("--pairs", type=int, default=6, help="paired updates of each comparison")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    peers: dict[str, Callable[[dict[str, Any]], tuple[Callable[[], float], int]]] = {}
+    if options.r2dreamer is not None:
+        peers["r2dreamer"] = functools.partial(r2dreamer, folder=options.r2dreamer.resolve())
+    if options.sheeprl:
+        peers["sheeprl"] = sheeprl
     for name, size in SIZES.items():
         torch.manual_seed(0)
         mine, parameters = ours(size)
         figures: dict[str, Any] = {"name": f"dreamer-v3-{name}", "parameters": parameters, "unit": "updates/cpu-s"}
-        if options.peer is None:
+        if not peers:
             mine(), mine()
-            figures["ours"] = round(1 / statistics.median(mine() for _ in range(options.pairs)), 3)
-        else:
-            theirs, figures["peer_parameters"] = peer(size, options.peer.resolve())
+            print(json.dumps(figures | {"ours": round(1 / statistics.median(mine() for _ in range(options.pairs)), 3)}))
+        for peer, make in peers.items():
+            theirs, counted = make(size)
             for _ in range(2):
                 mine(), theirs()
             pairs = [(mine(), theirs()) for _ in range(options.pairs)]
             own, other = (statistics.median(side) for side in zip(*pairs, strict=True))
-            figures |= {"ours": round(1 / own, 3), "peer": round(1 / other, 3)}
-            figures["ratio"] = round(statistics.median(b / a for a, b in pairs), 2)
-        print(json.dumps(figures), flush=True)
+            figures |= {"against": peer, "peer_parameters": counted, "ours": round(1 / own, 3)}
+            figures |= {"peer": round(1 / other, 3), "ratio": round(statistics.median(b / a for a, b in pairs), 2)}
+            print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":
