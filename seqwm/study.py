@@ -13,6 +13,9 @@
 Beside the file come results.json (a record for every cell and target: per-episode returns, seconds, command, commit),
 results.md and results.png, rewritten after every cell. A cell whose record is there, made from the same recipe, is not
 run again; one that was stopped goes on from its checkpoint.
+
+With `thresholds: [195, 475]`, and runs that are measured while they learn (`evaluate.every`), results.md also says how
+many environment steps and seconds each method takes to them, and curves.png shows returns against steps.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from seqwm import study_report
+from seqwm import study_curves, study_report
 from seqwm.core import strict_yaml
 from seqwm.core.errors import RecipeError
 from seqwm.core.files import write_atomically
@@ -57,6 +60,7 @@ class Study:
         columns: what the table shows.
         include: files of records in the form of results.json, made by other programs or another study; relative to
             the study's file. Those of data sets that are none of this study's are left out.
+        thresholds: returns, rising, to whose first sight steps and seconds are counted.
         threads: CPU threads of a run; null leaves them as they are. They change rates, and last bits of results.
     """
 
@@ -67,6 +71,7 @@ class Study:
     set: tuple[str, ...] = ()
     columns: tuple[study_report.Column, ...] = ("return", "updates/s")
     include: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
     threads: int | None = None
 
 
@@ -161,6 +166,7 @@ def _records(cell: Cell, run: Path) -> Iterator[dict[str, Any]]:
             f"{cell.method} {cell.dataset}: the run was not evaluated, for its data names no environment; {mend}"
         )
     evaluation = Evaluation.from_json(json.loads((run / "evaluation.json").read_text()))
+    curve = _curve(run / "learning.jsonl")
     for target in evaluation.targets:
         yield {
             "method": cell.method,
@@ -174,7 +180,20 @@ def _records(cell: Cell, run: Path) -> Iterator[dict[str, Any]]:
             "recipe": cell.digest,
             "fingerprint": record["data"]["fingerprint"],
             **{name: record[name] for name in ("command", "commit", "versions", "machine")},
+            **({"curve": curve} if curve else {}),
         }
+
+
+def _curve(path: Path) -> list[list[float]]:
+    """[environment steps, seconds, mean return] of every measurement while a run collected and learned."""
+    if not path.is_file():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        [line["environment_steps"], line["seconds"], round(sum(line["returns"]) / len(line["returns"]), 4)]
+        for line in lines
+        if line["environment_steps"] is not None
+    ]
 
 
 def _kept(path: Path, file: Path) -> dict[Key, list[dict[str, Any]]]:
@@ -219,6 +238,11 @@ def _write(
     write_json(out / "results.json", {"study": file.name, "title": study.title, "records": records})
     rows = study_report.rows(records + included)
     command = f"seqwm study {file.name}"
-    write_atomically(out / "results.md", study_report.table(study.title, rows, study.columns, command).encode())
+    text = study_report.table(study.title, rows, study.columns, command)
+    learned = [record for record in records + included if record.get("curve")]
+    if study.thresholds and learned:
+        text += f"\n{study_curves.curves_table(learned, study.thresholds)}"
+        study_curves.draw_curves(study.title, learned, study.thresholds, out / "curves.png")
+    write_atomically(out / "results.md", text.encode())
     study_report.draw(study.title, rows, out / "results.png")
     return out / "results.md"
