@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seqwm.core.tree import tree_map
-from seqwm.core.types import Episode, TensorTree
+from seqwm.core.types import Episode, Tree
 from seqwm.data.windows import for_torch
 from seqwm.nn.ensemble_world import EnsembleWorld
 
@@ -102,15 +104,27 @@ def lived(world: EnsembleWorld, episode: Episode) -> Tensor:
     """The rows of an episode, as many as it has observations behind an action."""
     assert episode.rewards is not None
     count = len(episode) if episode.final_observation else len(episode) - 1
-    ended = torch.zeros(len(episode))
-    ended[-1:] = float(episode.terminated)
-    seen = world.features(_tensors(episode.observations)).cpu()
-    acted = world.actions.features(_tensors(episode.actions)).cpu()
-    reward = torch.from_numpy(episode.rewards)
-    part = slice(count)
-    return Experience(seen[:count], acted[part], reward[part], seen[1 : count + 1], ended[part]).packed()
+    ended = np.zeros(len(episode), np.bool_)
+    ended[-1:] = episode.terminated
+    before = tree_map(lambda leaf: leaf[:count], episode.observations)
+    after = tree_map(lambda leaf: leaf[1 : count + 1], episode.observations)
+    actions = tree_map(lambda leaf: leaf[:count], episode.actions)
+    return as_rows(world, before, actions, episode.rewards[:count], after, ended[:count])
 
 
-def _tensors(tree: object) -> TensorTree:
-    leaves: TensorTree = tree_map(lambda leaf: torch.from_numpy(for_torch(leaf)), tree)
-    return leaves
+def as_rows(
+    world: EnsembleWorld,
+    observations: Tree,
+    actions: Tree,
+    rewards: NDArray[np.floating],
+    following: Tree,
+    terminated: NDArray[np.bool_],
+) -> Tensor:
+    """Rows, [N, 2 F + A + 2], of transitions in an environment's own form, leaves [N, ...]."""
+    before, acted, after = (
+        tree_map(lambda leaf: torch.from_numpy(for_torch(leaf)).to(world.input_mean.device), tree)
+        for tree in (observations, actions, following)
+    )
+    features = world.features(before)
+    reward, ended = (torch.from_numpy(part.astype(np.float32)).to(features.device) for part in (rewards, terminated))
+    return Experience(features, world.actions.features(acted), reward, world.features(after), ended).packed()
