@@ -22,7 +22,11 @@ from seqwm.methods import method_module, methods
 PREFIX = "seqwm_"
 """Before a method's name, the `model_type` of its configuration."""
 
-_WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "recipe.yaml", "run.json", "evaluation.json"]
+WORLD = "world"
+"""The folder of a published model of diffusers: its weights, its config.json and its code."""
+
+_WEIGHTS_AND_CONFIG = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+_WANTED = [*_WEIGHTS_AND_CONFIG, "model_index.json", "recipe.yaml", "run.json", "evaluation.json"]
 _TOLD = (  # what `to_transformers` adds to a config of transformers' class
     *("state_mean", "state_std", "return_scale", "action_centre", "action_scale"),
     *("context_length", "observation_space", "action_space", "environment"),
@@ -70,13 +74,15 @@ def load_model(name: str | Path, *, revision: str | None = None, normalisation: 
 
 def find_model(name: str | Path, *, revision: str | None = None) -> Path:
     """The local folder with config.json of a run, a saved model or a (downloaded) Hub repository."""
-    for folder in (Path(name) / "model", Path(name)):
+    for folder in (Path(name) / "model", Path(name), Path(name) / WORLD):
         if (folder / "config.json").is_file():
             return folder
     if Path(name).exists():
         mend = "it may not have finished: go on with `seqwm train RECIPE --out DIR --resume`"
         raise CheckpointError(f"{name}: no model in this folder (config.json is missing); {mend}")
     folder = _download(str(name), revision)
+    if (folder / "model_index.json").is_file():
+        folder = folder / WORLD
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{name}: the repository has no config.json, so it holds no model of this kind")
     return folder
@@ -116,7 +122,11 @@ def _download(name: str, revision: str | None) -> Path:
 
     place = f"{name}{f'@{revision}' if revision else ''}: no such folder here; on the Hub"
     try:
-        return patiently(lambda: snapshot(name, "model", revision, _WANTED, ["*/*"]), place, "read")
+        folder = patiently(lambda: snapshot(name, "model", revision, _WANTED, ["*/*"]), place, "read")
+        if (folder / "model_index.json").is_file():  # a pipeline; its model is in a folder of the same commit
+            wanted = [f"{WORLD}/{pattern}" for pattern in _WEIGHTS_AND_CONFIG]
+            patiently(lambda: snapshot(name, "model", folder.name, wanted, [f"{WORLD}/*/*"]), place, "read")
+        return folder
     except HFValidationError:
         raise CheckpointError(f"{name}: no such folder, and no Hub name either (user/name)") from None
     except ValueError as error:

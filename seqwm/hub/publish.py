@@ -3,6 +3,7 @@
 README.md                        the card (`seqwm.hub.card`)
 config.json, model.safetensors   the model, normalisation and tokenizer within; `seqwm.load_model`
 seqwm_*.py                       its code, for Auto classes with trust_remote_code (`seqwm.hub.standalone`)
+model_index.json, pipeline.py    for models of diffusers: a pipeline around the model, which is then in world/
 transformers/                    the same network as transformers' own class, for methods that have one
 recipe.yaml, run.json            what was asked for, and what was done on what
 evaluation.json                  every episode
@@ -21,14 +22,16 @@ from seqwm.core.errors import CheckpointError, SpaceError
 from seqwm.core.files import write_atomically
 from seqwm.hub.card import card
 from seqwm.hub.finished_run import read_finished
-from seqwm.hub.load import load_model, quiet_transformers
-from seqwm.hub.standalone import write_standalone
+from seqwm.hub.load import WORLD, load_model, quiet_transformers
+from seqwm.hub.standalone import write_standalone, write_standalone_world
 from seqwm.hub.upload import put_aside, upload_folder
 from seqwm.methods import method_module
 
 _FROM_RUN = ("recipe.yaml", "run.json", "evaluation.json", "curve.png", "replay.mp4")
-_OWNED = (*_FROM_RUN, "README.md", "config.json", "*.safetensors", "*.safetensors.index.json", "seqwm_*.py")
-_OWNED_FOLDER = "transformers/*"
+_OWNED = (
+    *(*_FROM_RUN, "README.md", "config.json", "*.safetensors", "*.safetensors.index.json", "seqwm_*.py"),
+    *("model_index.json", "pipeline.py", f"{WORLD}/*", "transformers/*"),
+)
 
 
 def publish(
@@ -68,7 +71,7 @@ def publish(
             private=private,
             revision=revision,
             message=f"Publish a {method.replace('_', ' ')}",
-            owned=(*_OWNED, _OWNED_FOLDER),
+            owned=_OWNED,
         )
 
 
@@ -76,15 +79,20 @@ def compose(run: Path, repository: str, folder: Path) -> None:
     """Write into the new `folder` everything that a published run consists of."""
     method = read_finished(run).recipe["method"]
     model = load_model(run / "model")  # refuses weights that are not whole
-    folder.mkdir()
+    of_diffusers = not hasattr(model, "config_class")
+    weights = folder / WORLD if of_diffusers else folder
+    weights.mkdir(parents=True)
     for file in sorted((run / "model").glob("*.safetensors*")):
-        _copy(run, file, folder / file.name)
+        _copy(run, file, weights / file.name)
     for name in _FROM_RUN:
         if (run / name).exists():
             _copy(run, run / name, folder / name)
     config = json.loads((run / "model" / "config.json").read_text())
-    config["auto_map"] = write_standalone(method, folder)
-    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    if of_diffusers:
+        write_standalone_world(method, folder)
+    else:
+        config["auto_map"] = write_standalone(method, folder)
+    write_atomically(weights / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     exported = _write_transformers(method, model, folder / "transformers")
     write_atomically(folder / "README.md", card(run, repository, exported=exported).encode())
 

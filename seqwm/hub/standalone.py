@@ -1,5 +1,8 @@
 """A method's code as files that run without seqwm: what `trust_remote_code` loads from a published folder.
 
+A model of transformers has its code beside its weights, for the Auto classes; one of diffusers is a component of a
+pipeline (`seqwm.nn.video_pipeline`) and has it in a folder of its own.
+
 The model's class, and what it needs of the modules of seqwm, are copied flat, seqwm/nn/leaves.py as seqwm_nn_leaves.py.
 The text stays as it is, so that each file can be read beside its original, but for this:
 
@@ -13,43 +16,85 @@ The text stays as it is, so that each file can be read beside its original, but 
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
 
 import seqwm
-from seqwm.hub.load import find_class
+from seqwm.hub.load import WORLD, find_class
+
+_PIPELINE = "seqwm.nn.video_pipeline"
 
 
 def write_standalone(method: str, folder: Path) -> dict[str, str]:
-    """Write a method's code into `folder`; returns the `auto_map` that config.json needs."""
+    """Write the code of a model of transformers into `folder`; returns the `auto_map` that config.json needs."""
     root, model_class = f"seqwm.methods.{method}", find_class(method)
-    names = {"AutoModel": model_class.__name__}
-    if hasattr(model_class, "config_class"):  # of transformers; diffusers has no classes for configurations
-        names["AutoConfig"] = model_class.config_class.__name__
+    names = {"AutoModel": model_class.__name__, "AutoConfig": model_class.config_class.__name__}
+    for module, kept in _reach(root, list(names.values())).items():
+        (folder / f"{_flat(module)}.py").write_text(f"{_origin(module)}\n{kept.text()}\n")
+    return {auto: f"{_flat(root)}.{name}" for auto, name in names.items()}
+
+
+def write_standalone_world(method: str, folder: Path) -> None:
+    """Write a pipeline of diffusers around a world: model_index.json, pipeline.py, and the world's code in world/.
+
+    Of a component's folder diffusers fetches one file of code, so all that the world's class leads to is in that file.
+    """
+    root, name, file = f"seqwm.methods.{method}", find_class(method).__name__, f"seqwm_{method}"
+    modules = _reach(root, [name])
+    taken: dict[str, str] = {}
+    for module in modules.values():
+        for bound, statement in module.definitions():
+            clash = f"{module.name}: {bound} is something else in another module of {method}; rename one of them"
+            assert taken.setdefault(bound, statement) == statement, clash
+    texts = [module.text(merged=True) for module in _imported_first(root, modules)]
+    whole = "\n\n".join([_origin(root), "from __future__ import annotations", *texts])
+    (folder / WORLD / f"{file}.py").write_text(re.sub(r"\n{4,}", "\n\n\n", whole).rstrip() + "\n")
+    (folder / "pipeline.py").write_text(f"{_origin(_PIPELINE)}\n{_source(_PIPELINE)}")
+    index = {
+        "_class_name": ["pipeline", "VideoWorldPipeline"],
+        "_diffusers_version": importlib.metadata.version("diffusers"),
+        WORLD: [file, name],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _reach(root: str, names: list[str]) -> dict[str, _Module]:
+    """The modules that have a part of what the names in a module lead to, with those parts kept."""
     modules: dict[str, _Module] = {}
-    waiting = [(root, name) for name in names.values()]
+    waiting = [(root, name) for name in names]
     while waiting:
         module, name = waiting.pop()
         if module not in modules:
             modules[module] = _Module(module)
             waiting += modules[module].keep_unnamed()
         waiting += modules[module].keep(name)
-    for module, kept in modules.items():
-        (folder / f"{_flat(module)}.py").write_text(kept.text())
-    return {auto: f"{_flat(root)}.{name}" for auto, name in names.items()}
+    return modules
+
+
+def _imported_first(root: str, modules: dict[str, _Module]) -> list[_Module]:
+    """The modules in an order in which each comes behind those that it imports."""
+    order: dict[str, _Module] = {}
+
+    def visit(name: str) -> None:
+        for imported in modules[name].imported():
+            if imported in modules and imported not in order:
+                visit(imported)
+        order[name] = modules[name]
+
+    visit(root)
+    return list(order.values())
 
 
 class _Module:
     """A module of seqwm and the statements of it that are needed so far."""
 
     def __init__(self, name: str) -> None:
-        specification = importlib.util.find_spec(name)
-        if specification is None or specification.origin is None or specification.submodule_search_locations:
-            raise AssertionError(f"{name}: a package cannot stand alone; import from the module that has the name")
-        self.name, self._source = name, Path(specification.origin).read_text()
+        self.name, self._source = name, _source(name)
         self._tree = ast.parse(self._source)
         self._left_out = {node for node in self._tree.body if _is_for_type_checkers(node) or _is_registration(node)}
         self._bound = {name: node for node in self._tree.body for name in _names_bound(node)}
@@ -75,26 +120,48 @@ class _Module:
             return [(node.module or "", alias.name) for alias in node.names if (alias.asname or alias.name) == name]
         return self._keep(node)
 
-    def text(self) -> str:
-        """The module with what is needed."""
+    def imported(self) -> list[str]:
+        """The modules of seqwm that what is needed is imported from."""
+        return [
+            node.module or ""
+            for node in ast.walk(self._tree)
+            if _is_ours(node) and (node not in self._tree.body or self._names(node))
+        ]
+
+    def definitions(self) -> list[tuple[str, str]]:
+        """The names that what is needed binds, each with what it is."""
+        found = []
+        for node in self._kept:
+            for name in _names_bound(node):
+                meaning = ast.unparse(node)
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    alias = next(each for each in node.names if (each.asname or each.name).split(".")[0] == name)
+                    meaning = f"{getattr(node, 'module', '')} {ast.unparse(alias)}"
+                found.append((name, meaning))
+        return found
+
+    def text(self, *, merged: bool = False) -> str:
+        """The module with what is needed; `merged` with those it imports into one file, it imports nothing of them."""
         lines = self._source.splitlines()
         for node in ast.walk(self._tree):
             if _is_ours(node) and node not in self._tree.body:  # within a function
                 before, after = f"from {node.module} import", f"from .{_flat(node.module or '')} import"
-                lines[node.lineno - 1] = lines[node.lineno - 1].replace(before, after, 1)
+                number = node.lineno - 1
+                lines[number] = f"{' ' * node.col_offset}pass" if merged else lines[number].replace(before, after, 1)
         kept = True
         for node in self._tree.body:
             if _is_ours(node):
-                names = [each for each in node.names if (each.asname or each.name) in self._needed]
-                _replace(lines, node, _relative(node.module or "", names) if names else "")
+                names = self._names(node)
+                _replace(lines, node, _relative(node.module or "", names) if names and not merged else "")
                 continue
             if not _is_text(node):  # a text belongs to what stands before it
-                kept = node in self._kept or _is_future(node)
+                kept = node in self._kept or (_is_future(node) and not merged)
             if not kept:
                 _replace(lines, node, "")
-        body = re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).rstrip()
-        origin = f"# From seqwm {seqwm.__version__} (Apache-2.0), {self.name.replace('.', '/')}.py; see README.md."
-        return f"{origin}\n{body}\n"
+        return re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip()
+
+    def _names(self, node: ast.ImportFrom) -> list[ast.alias]:
+        return [each for each in node.names if (each.asname or each.name) in self._needed]
 
     def _keep(self, node: ast.stmt) -> list[tuple[str, str]]:
         if node in self._kept:
@@ -109,6 +176,17 @@ class _Module:
             elif isinstance(inner, ast.Import) and any(alias.name.split(".")[0] == "seqwm" for alias in inner.names):
                 raise AssertionError(f"{self.name}:{inner.lineno}: `import seqwm` cannot become relative")
         return found
+
+
+def _source(module: str) -> str:
+    specification = importlib.util.find_spec(module)
+    if specification is None or specification.origin is None or specification.submodule_search_locations:
+        raise AssertionError(f"{module}: a package cannot stand alone; import from the module that has the name")
+    return Path(specification.origin).read_text()
+
+
+def _origin(module: str) -> str:
+    return f"# From seqwm {seqwm.__version__} (Apache-2.0), {module.replace('.', '/')}.py; see README.md."
 
 
 def _names_bound(node: ast.stmt) -> list[str]:

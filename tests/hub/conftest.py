@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from seqwm.control.collect import collect
 from seqwm.recipe import parse_recipe
-from seqwm.run import train
+from seqwm.run import train, train_recipe
 from tests.fakes.loopback_hub import Hub
 
 SMALL = {
@@ -30,6 +31,11 @@ SMALL = {
     },
 }  # fmt: skip
 """Of methods that learn from logs: the least of a model."""
+BRANCHED = {
+    "fit": {"most_steps": 20}, "branches": {"every": 20, "starts": 50, "horizon": 2, "growing": [0, 0]},
+}  # fmt: skip
+PENDULUM = {"mbpo": BRANCHED}
+"""Of methods that learn from logs of continuous actions: the least of a model."""
 PLAYED = {
     "dyna_q": ("dyna_q/maze", ["train.steps=2000"]),
     "stable_baselines": ("stable_baselines/cartpole-dqn", ["collect.prefill=100", "train.steps=100"]),
@@ -38,7 +44,12 @@ PLAYED = {
     ),
 }  # fmt: skip
 """Of methods that learn while they act: a recipe, and what makes it short."""
-METHODS = [*SMALL, *PLAYED]
+METHODS = [*SMALL, *PENDULUM, *PLAYED]
+WORLDS = {
+    "video_diffusion": {"channels": [16], "width": 32, "context_noise": 0.3},
+    "diffusion_forcing": {"context": 4, "layers": 1, "width": 16, "patch": 4},
+}
+"""Of worlds of diffusers, in which others act: the least of a model."""
 
 
 @pytest.fixture
@@ -53,11 +64,33 @@ def hub(monkeypatch, tmp_path):
 def runs(tmp_path_factory):
     """A finished run of every method, by its name; not to be changed."""
     folder = tmp_path_factory.mktemp("runs")
+    collect("Pendulum-v1", None, 600, folder / "pendulum", lanes=2, seed=0, progress=False)
     logged = {method: train(small_recipe(method), folder / method) for method in SMALL}
+    for method, model in PENDULUM.items():
+        recipe = {
+            "method": method, "data": {"source": str(folder / "pendulum")}, "model": model,
+            "train": {"steps": 40, "batch_size": 16, "track": []}, "evaluate": {"episodes": 2, "replay": False},
+        }  # fmt: skip
+        logged[method] = train(parse_recipe(json.dumps(recipe), method), folder / method)
     always = ["train.track=[]", "evaluate.every=null", "evaluate.episodes=2", "evaluate.replay=false"]
     return logged | {
         method: train(recipe, folder / method, changes=[*always, *changes])
         for method, (recipe, changes) in PLAYED.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory):
+    """A finished run of every world of diffusers, by its method; not to be changed."""
+    folder = tmp_path_factory.mktemp("worlds")
+    collect = {"environment": "seqwm/Sprite-v0", "lanes": 4, "prefill": 100, "updates_per_step": 1}
+    train = {"steps": 3, "batch_size": 4, "track": []}
+    return {
+        method: train_recipe(
+            parse_recipe(json.dumps({"method": method, "collect": collect, "model": model, "train": train}), method),
+            folder / method,
+        )
+        for method, model in WORLDS.items()
     }
 
 
