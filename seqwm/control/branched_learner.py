@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from seqwm.control.branched_rollouts import Amend, Bounds, branch, branch_horizon
-from seqwm.control.ensemble_fit import FitOptions, fit
+from seqwm.control.ensemble_fit import FitOptions, fit_rows
 from seqwm.control.experience import ExperienceTable, as_rows, draw_mixed, lived
 from seqwm.control.soft_actor_critic import SoftActorCritic, SoftActorCriticUpdates
 from seqwm.core.protocols import Policy
@@ -101,8 +102,11 @@ class BranchedLearner:
         self._bounds = Bounds(store.spaces.observation)
         features = sum(leaf.size for leaf in world.leaves)
         self.real, self.imagined = (ExperienceTable(features, world.actions.size, self.device) for _ in range(2))
-        for episode in store.episodes():
-            self.real.append(lived(world, episode))
+        self._episodes: list[int] = []  # the number of the episode that a real row is of, in the order they began in
+        self._under_way: list[int] = []  # of each lane
+        self._begun = len(store)
+        for number, episode in enumerate(store.episodes()):
+            self._remember(lived(world, episode), [number])
         self._rounds: list[int] = []  # imagined rows of each round that is kept
         self._fitted: int | None = None  # rows lived at the last fit
         self._figures: Metrics = {}
@@ -110,13 +114,25 @@ class BranchedLearner:
     def observe(self, transitions: Transitions) -> None:
         """Take what just happened, so that branches and updates need not wait for the end of an episode."""
         t = transitions
-        self.real.append(as_rows(self.world, t.observations, t.actions, t.rewards, t.following, t.terminated))
+        self._under_way = self._under_way or [-1] * len(t.first)
+        for lane in np.flatnonzero(t.first).tolist():
+            self._under_way[lane] = self._begun
+            self._begun += 1
+        rows = as_rows(self.world, t.observations, t.actions, t.rewards, t.following, t.terminated)
+        self._remember(rows, self._under_way)
+
+    def _remember(self, rows: Tensor, episodes: list[int]) -> None:
+        """Real rows, each of its own episode or all of one."""
+        self.real.append(rows)
+        self._episodes += episodes if len(episodes) > 1 else episodes * len(rows)
 
     def update(self, step: int) -> Metrics:
         """One update of soft actor-critic, behind a fit and a round of branches where they are due."""
         if self.options.real_share < 1:
             if self._fitted is None or len(self.real) >= self._fitted + self.options.refit_every:
-                self._figures |= fit(self.world, self.store, self._fitting, self.seed, step)
+                lived_in = torch.tensor(self._episodes)
+                fitted = fit_rows(self.world, self.real.rows, lived_in, self._fitting, self.seed, step, self.store.path)
+                self._figures |= fitted
                 self._fitted = len(self.real)
             if step % self.options.every == 0:
                 self._branch(step)
@@ -161,6 +177,7 @@ class BranchedLearner:
             "model": self.model.state_dict(),
             "moments": self._updates.state_dict(),
             "real": self.real.rows,
+            "episodes": {"of_rows": torch.tensor(self._episodes), "under_way": self._under_way, "begun": self._begun},
             "imagined": self.imagined.rows,
             "rounds": self._rounds,
             "fitted": self._fitted,
@@ -174,6 +191,9 @@ class BranchedLearner:
         for table, name in ((self.real, "real"), (self.imagined, "imagined")):
             table.keep(0)
             table.append(state[name].to(self.device))
+        episodes = state["episodes"]
+        self._episodes = episodes["of_rows"].tolist()
+        self._under_way, self._begun = episodes["under_way"], episodes["begun"]
         self._rounds, self._fitted, self._figures = state["rounds"], state["fitted"], state.get("figures", {})
 
 

@@ -7,18 +7,18 @@ growing store is fitted again. Members learn from resamplings of their own, whic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from seqwm.control.experience import Experience, lived
 from seqwm.core.errors import DataError
 from seqwm.core.random import indices, torch_generator
-from seqwm.core.tree import tree_map
 from seqwm.core.types import Metrics
 from seqwm.data.problems import Problem
 from seqwm.data.store import TrajectoryStore
-from seqwm.data.windows import for_torch
 from seqwm.nn.ensemble_world import EnsembleWorld
 
 _BLOCK = 5  # one episode of so many is held out
@@ -57,15 +57,37 @@ def fit(world: EnsembleWorld, store: TrajectoryStore, options: FitOptions, seed:
     Raises:
         DataError: fewer than two episodes, one of which is held out.
     """
+    rows = [lived(world, episode) for episode in store.episodes()]
+    numbers = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(one) for one in rows], dtype=torch.int64))
+    return fit_rows(world, torch.cat([world.input_mean.new_zeros(0), *rows]), numbers, options, seed, step, store.path)
+
+
+def fit_rows(
+    world: EnsembleWorld,
+    rows: Tensor,
+    numbers: Tensor,
+    options: FitOptions,
+    seed: int,
+    step: int,
+    path: Path | None = None,
+) -> Metrics:
+    """As `fit`, to rows of a table (`seqwm.control.experience`), [N, ...], of episodes with these numbers, int64 [N].
+
+    Raises:
+        DataError: as `fit`; `path` stands in it.
+    """
     device, ensemble = world.input_mean.device, world.ensemble
-    if len(store) < 2:
+    episodes = int(numbers.max()) + 1 if len(numbers) else 0
+    if episodes < 2:
         mend = "collect more first (collect.prefill, collect.lanes), or name a source with more"
         expected = "at least two, one to validate on"
-        raise DataError([Problem("too-few-episodes", f"{len(store)} episodes", expected, mend, str(store.path))])
-    outside = held_out(len(store), seed)
-    inside = [number for number in range(len(store)) if number not in outside]
-    x, y = (part.to(device) for part in _rows(world, store, inside))
-    x_out, y_out = (part.to(device) for part in _rows(world, store, outside))
+        raise DataError([Problem("too-few-episodes", f"{episodes} episodes", expected, mend, str(path))])
+    outside = torch.isin(numbers, torch.tensor(held_out(episodes, seed))).to(device)
+    steps = Experience.unpacked(rows, sum(leaf.size for leaf in world.leaves))
+    inputs = torch.cat([steps.observation, steps.action], 1)
+    ends = torch.stack([steps.reward, steps.terminated], 1)
+    outputs = torch.cat([steps.following - steps.observation, ends], 1)
+    x, y, x_out, y_out = inputs[~outside], outputs[~outside], inputs[outside], outputs[outside]
     world.input_mean.copy_(x.mean(0))
     world.input_std.copy_(_deviation(x))
     world.output_mean.copy_(y.mean(0))
@@ -101,23 +123,6 @@ def fit(world: EnsembleWorld, store: TrajectoryStore, options: FitOptions, seed:
         p.data.copy_(saved)
     ensemble.choose_elites(errors)
     return {"validation_error": float(errors[ensemble.elites].mean()), "gradient_steps": done, "rows": len(x)}
-
-
-def _rows(world: EnsembleWorld, store: TrajectoryStore, episodes: list[int]) -> tuple[Tensor, Tensor]:
-    """Inputs [N, F + A] and outputs [N, F + 2] of the transitions of these episodes, in their own units."""
-    inputs, outputs = [], []
-    for number in episodes:
-        episode = store.episode(number)
-        rows = len(episode) if episode.final_observation else len(episode) - 1
-        if rows < 1:
-            continue
-        seen = world.features(tree_map(lambda leaf: torch.from_numpy(for_torch(leaf)), episode.observations))
-        acted = world.actions.features(tree_map(lambda leaf: torch.from_numpy(for_torch(leaf)), episode.actions))
-        reward, ended = torch.from_numpy(episode.rewards), torch.zeros(len(episode))
-        ended[-1] = float(episode.terminated)
-        inputs.append(torch.cat([seen[:rows], acted[:rows]], 1))
-        outputs.append(torch.cat([seen[1 : rows + 1] - seen[:rows], reward[:rows, None], ended[:rows, None]], 1))
-    return torch.cat(inputs), torch.cat(outputs)
 
 
 @torch.no_grad()
