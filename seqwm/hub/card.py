@@ -20,6 +20,7 @@ from seqwm.core.files import write_atomically
 from seqwm.core.shipped import shipped_folder
 from seqwm.evaluation.evaluate import Evaluation, Summary
 from seqwm.hub.finished_run import FinishedRun, read_finished
+from seqwm.hub.load import find_class
 
 PLACEHOLDER = "USER/NAME"
 """Stands for the repository in the card of a run that is not published."""
@@ -69,22 +70,27 @@ def card(run: Path, repository: str = PLACEHOLDER, *, exported: bool = False) ->
     facts = read_finished(run)
     section = method_section(facts.recipe["method"])
     metadata = yaml.safe_dump(_metadata(facts, section, repository), sort_keys=False, allow_unicode=True)
-    template = Template((shipped_folder() / "model_cards" / "template.md").read_text())
+    plays = hasattr(find_class(facts.recipe["method"]), "policy")  # else it is a world that others act in
+    use = _text("use_policy" if plays else "use_world")
     targets = [_plain(facts.headline.target)] if facts.headline and facts.headline.target is not None else []
-    body = template.substitute(
+    body = _text("template").substitute(
         title=section.title,
         about=section.about,
         repository=repository,
         environment=f"`{facts.environment}`" if facts.environment else "no environment (trained, not played)",
-        environment_id=facts.environment or "ENVIRONMENT-v0",
-        targets_argument=f", targets={targets}" if targets else "",
+        use=use.substitute(
+            repository=repository,
+            environment_id=facts.environment or "ENVIRONMENT-v0",
+            targets_argument=f", targets={targets}" if targets else "",
+            policy_argument=f"target_returns={targets}" if targets else "",
+            as_transformers=Template(_AS_TRANSFORMERS).substitute(repository=repository) if exported else "",
+        ).rstrip()
+        + "\n",
         data=_data(facts),
         size=f"{facts.parameters:,} parameters, float32, safetensors; normalisation is part of the weights",
         training=_training(facts),
         command=f"`{facts.record['command']}`, {_commit(facts)}, seed {facts.record['seed']}",
         results=_results(facts),
-        policy_argument=f"target_returns={targets}" if targets else "",
-        as_transformers=Template(_AS_TRANSFORMERS).substitute(repository=repository) if exported else "",
         versions=", ".join(f"{name} {version}" for name, version in facts.record["versions"].items()),
         limits="\n".join(part for part in (section.limits, _limits(facts)) if part),
         licence=_licence(facts),
@@ -111,6 +117,10 @@ def hub_dataset(source: str) -> str | None:
     location = location.partition("@")[0]
     remote = scheme == "hf" or (scheme == "lerobot" and not Path(location).exists())
     return "/".join(location.split("/")[:2]) if remote and "/" in location else None
+
+
+def _text(name: str) -> Template:
+    return Template((shipped_folder() / "model_cards" / f"{name}.md").read_text())
 
 
 def _metadata(facts: FinishedRun, section: Section, repository: str) -> dict[str, Any]:
@@ -160,6 +170,8 @@ def _metrics(facts: FinishedRun, headline: Summary) -> list[dict[str, Any]]:
 def _results(facts: FinishedRun) -> str:
     evaluation = facts.evaluation
     if evaluation is None:
+        if not hasattr(find_class(facts.recipe["method"]), "policy"):
+            return "It has no policy, so nothing was played; `seqwm dream` puts it beside reality."
         return "It was not played: the data names no environment that could be built."
     asked = evaluation.targets != [None]
     columns = [*(["target return"] if asked else []), "mean", "95 % interval", "std", "median", "IQM", "min", "max"]

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from seqwm.cli import main
+from seqwm.hub.card import card
 from seqwm.hub.load import load_model
 from seqwm.hub.publish import publish
 from seqwm.methods import methods
@@ -93,6 +94,14 @@ def test_a_world_goes_up_in_one_commit_and_comes_down_equal_and_is_dreamt_in(hub
     assert measured[0]["prediction"] == measured[1]["prediction"]
     publish(run, "user/world")
     assert len(hub.repository("user/world").history) == 2
+
+
+def test_the_card_of_a_world_tells_how_to_dream_in_it_and_draw_it_with_diffusers(worlds):
+    text = card(worlds["video_diffusion"], "user/world")
+    assert 'DiffusionPipeline.from_pretrained("user/world", trust_remote_code=True)' in text
+    assert "seqwm dream user/world --data LOGS" in text
+    assert "It has no policy, so nothing was played" in text
+    assert "AutoModel" not in text
 
 
 def test_a_model_that_takes_a_worlds_place_leaves_nothing_of_it(hub, worlds, run):
