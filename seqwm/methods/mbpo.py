@@ -3,10 +3,11 @@
 Janner et al., "When to Trust Your Model: Model-Based Policy Optimization", 2019.
 
 **What is notable.** An update is one of soft actor-critic (`seqwm.control.soft_actor_critic`), on a batch of which a
-twentieth is real; every so many updates the branches are made anew from states that were really there
-(`seqwm.control.branched_rollouts`), every so many transitions the ensemble is fitted again (`seqwm.control.
-ensemble_fit`). Other than in the paper, the end of a task is learned. With `branches.real_share: 1` nothing is imagined
-and what is left is soft actor-critic. Of `train:`, steps, batch_size and learning_rate count.
+twentieth is real. Every so many updates branches are made anew from states that were really there
+(`seqwm.control.branched_rollouts`); every so many transitions the ensemble is fitted again, to episodes under way, too.
+The end of a task is learned unless `ends: by_hand` asks for the paper's rules, which are far better where few ends were
+seen. With `branches.real_share: 1` nothing is imagined and what is left is soft actor-critic. Of `train:`, steps,
+batch_size and learning_rate count.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -26,12 +27,15 @@ from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.spaces import space_from_json, space_to_json
 from seqwm.core.types import Batch, State, TensorTree
+from seqwm.envs.ends import end_rule
 from seqwm.nn.ensemble import EnsembleOptions
 from seqwm.nn.ensemble_world import EnsembleWorld
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
     from seqwm.training.options import TrainOptions
+
+Ends: TypeAlias = Literal["learned", "by_hand"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +47,14 @@ class Options:
         fit: of the ensemble (`seqwm.control.ensemble_fit`).
         branches: when and how to imagine (`seqwm.control.branched_learner`).
         agent: of soft actor-critic (`seqwm.control.soft_actor_critic`).
+        ends: whether the end of the task is 'learned', or written 'by_hand' (`seqwm.envs.ends`), as in the paper.
     """
 
     ensemble: EnsembleOptions = field(default_factory=EnsembleOptions)
     fit: FitOptions = field(default_factory=FitOptions)
     branches: BranchOptions = field(default_factory=BranchOptions)
     agent: SoftActorCriticOptions = field(default_factory=SoftActorCriticOptions)
+    ends: Ends = "learned"
 
 
 def build(options: Options, store: TrajectoryStore) -> Mbpo:
@@ -68,6 +74,7 @@ def build(options: Options, store: TrajectoryStore) -> Mbpo:
             environment=store.provenance.get("environment"),
             ensemble=dataclasses.asdict(options.ensemble),
             agent=dataclasses.asdict(options.agent),
+            ends=options.ends,
         )
     )
 
@@ -90,6 +97,7 @@ class MbpoConfig(PreTrainedConfig):
     environment: str | None = None
     ensemble: dict[str, Any] | None = None
     agent: dict[str, Any] | None = None
+    ends: Ends = "learned"
 
 
 class Mbpo(PreTrainedModel):
@@ -104,7 +112,9 @@ class Mbpo(PreTrainedModel):
         observation, action = (
             space_from_json(space or {}) for space in (config.observation_space, config.action_space)
         )
-        self.world = EnsembleWorld(EnsembleOptions(**(config.ensemble or {})), "TS-1", observation, action)
+        sizes = EnsembleOptions(**(config.ensemble or {}))
+        ends = end_rule(config.environment) if config.ends == "by_hand" else None
+        self.world = EnsembleWorld(sizes, "TS-1", observation, action, ends)
         features = sum(leaf.size for leaf in self.world.leaves)
         self.agent = SoftActorCritic(SoftActorCriticOptions(**(config.agent or {})), features, action)
         self.post_init()

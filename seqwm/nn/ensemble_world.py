@@ -2,7 +2,8 @@
 
 Chua et al. 2018: particles that draw a member at every step (TS-1) or keep their first one (TS-inf); which, is in the
 state. Inputs and outputs are standardised with figures of the rows that the ensemble was fitted to; they are buffers.
-The end is one more output, of 0 or 1, and has come where the member's mean is above a half.
+The end is one more output, of 0 or 1, and has come where the member's mean is above a half; or it is written by hand
+(`seqwm.envs.ends`).
 
 Shapes: B rows, F features of an observation, A of an action, O = F + 2 outputs.
 """
@@ -21,6 +22,7 @@ from seqwm.core.protocols import Step
 from seqwm.core.spaces import is_image, leaf_spaces
 from seqwm.core.tree import flatten, tree_map, unflatten
 from seqwm.core.types import Batch, State, TensorTree
+from seqwm.envs.ends import EndRule
 from seqwm.nn.ensemble import EnsembleOptions, GaussianEnsemble
 from seqwm.nn.leaves import ActionCodec, Leaf
 
@@ -35,6 +37,7 @@ class EnsembleWorld(nn.Module):
         propagation: how members are drawn.
         observation_space: Boxes of numbers.
         action_space: Discrete, MultiDiscrete, Box, or a Dict of them.
+        ends: whether the task has ended in an observation, where that is written by hand and not learned.
 
     Raises:
         SpaceError: an observation that is an image or a category.
@@ -51,9 +54,11 @@ class EnsembleWorld(nn.Module):
         propagation: Propagation,
         observation_space: Space[Any],
         action_space: Space[Any],
+        ends: EndRule | None = None,
     ) -> None:
         super().__init__()
         self.propagation: Propagation = propagation
+        self.ends = ends
         spaces = leaf_spaces(observation_space)
         for path, space in spaces.items():
             if not isinstance(space, gym_spaces.Box) or is_image(space):
@@ -92,8 +97,12 @@ class EnsembleWorld(nn.Module):
             noise = torch.randn(said.mean.shape, generator=generator, device=member.device)
             centre, outputs = said.mean, said.mean + (0.5 * said.log_variance).exp() * noise
         change = outputs * self.output_std + self.output_mean
-        ended = centre[:, -1] * self.output_std[-1] + self.output_mean[-1] > 0.5
-        return Step({"observation": observation + change[:, :-2], "member": member}, change[:, -2], ended)
+        following = observation + change[:, :-2]
+        if self.ends is not None:
+            ended = self.ends(following)
+        else:
+            ended = centre[:, -1] * self.output_std[-1] + self.output_mean[-1] > 0.5
+        return Step({"observation": following, "member": member}, change[:, -2], ended)
 
     def decode(self, state: State) -> TensorTree:
         """The observation of a state."""
