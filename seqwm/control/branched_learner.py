@@ -23,7 +23,7 @@ from seqwm.core.protocols import Policy
 from seqwm.core.random import torch_generator
 from seqwm.core.tree import tree_map
 from seqwm.core.types import Metrics, State, TensorTree
-from seqwm.envs.ends import contradicted
+from seqwm.nn.ends import contradicted
 from seqwm.nn.ensemble_world import EnsembleWorld
 
 if TYPE_CHECKING:

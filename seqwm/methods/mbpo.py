@@ -27,7 +27,7 @@ from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.spaces import space_from_json, space_to_json
 from seqwm.core.types import Batch, State, TensorTree
-from seqwm.envs.ends import end_rule
+from seqwm.nn.ends import end_rule
 from seqwm.nn.ensemble import EnsembleOptions
 from seqwm.nn.ensemble_world import EnsembleWorld
 
@@ -47,7 +47,7 @@ class Options:
         fit: of the ensemble (`seqwm.control.ensemble_fit`).
         branches: when and how to imagine (`seqwm.control.branched_learner`).
         agent: of soft actor-critic (`seqwm.control.soft_actor_critic`).
-        ends: whether the end of the task is 'learned', or written 'by_hand' (`seqwm.envs.ends`), as in the paper.
+        ends: whether the end of the task is 'learned', or written 'by_hand' (`seqwm.nn.ends`), as in the paper.
     """
 
     ensemble: EnsembleOptions = field(default_factory=EnsembleOptions)

@@ -3,7 +3,7 @@
 Chua et al. 2018: particles that draw a member at every step (TS-1) or keep their first one (TS-inf); which, is in the
 state. Inputs and outputs are standardised with figures of the rows that the ensemble was fitted to; they are buffers.
 The end is one more output, of 0 or 1, and has come where the member's mean is above a half; or it is written by hand
-(`seqwm.envs.ends`).
+(`seqwm.nn.ends`).
 
 Shapes: B rows, F features of an observation, A of an action, O = F + 2 outputs.
 """
@@ -22,7 +22,7 @@ from seqwm.core.protocols import Step
 from seqwm.core.spaces import is_image, leaf_spaces
 from seqwm.core.tree import flatten, tree_map, unflatten
 from seqwm.core.types import Batch, State, TensorTree
-from seqwm.envs.ends import EndRule
+from seqwm.nn.ends import EndRule
 from seqwm.nn.ensemble import EnsembleOptions, GaussianEnsemble
 from seqwm.nn.leaves import ActionCodec, Leaf
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seqwm.core.errors import DataError, RecipeError
-from seqwm.envs.ends import contradicted, end_rule, inverted_pendulum, never
+from seqwm.nn.ends import contradicted, end_rule, inverted_pendulum, never
 
 
 @pytest.mark.parametrize(
