@@ -100,7 +100,8 @@ def fit_rows(
     generator = torch_generator(seed, step, device=device.type)
     members = ensemble.options.members
     own = torch.randint(len(x), (members, len(x)), generator=generator, device=device)
-    optimiser = torch.optim.Adam(ensemble.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    rate, decay = options.learning_rate, options.weight_decay
+    optimiser = torch.optim.Adam(ensemble.parameters(), rate, weight_decay=decay, fused=True)
     parameters = [*ensemble.weights, *ensemble.biases]
     best, errors = [p.detach().clone() for p in parameters], _errors(world, x_out, y_out)
     looks, done = 0, 0

@@ -4,6 +4,10 @@ Chua et al., "Deep Reinforcement Learning in a Handful of Trials using Probabili
 member gives the mean and the log variance of every output; the variance is held softly between learned bounds. What the
 members disagree about is epistemic uncertainty, what each of them expects to vary is aleatoric.
 
+What is notable: on a CPU all members are one step of autograd, whose products go to oneDNN one member at a time
+(`seqwm.nn.perceptron`), and what is only asked goes through in pieces that stay in the cache. On a GPU it is one
+batched product a layer. `tests/benchmarks/ensemble.py` measures both against separate networks.
+
 Shapes: M members, E of them elites, B rows, I inputs, O outputs.
 """
 
@@ -12,12 +16,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqwm.nn.dense import initialise
+from seqwm.nn.perceptron import product
 
 CHUNK = 2048
 """Rows that go through a member at once on a CPU: their activations stay in its cache."""
@@ -86,20 +92,17 @@ class GaussianEnsemble(nn.Module):
     def forward(self, x: Tensor) -> Normals:
         """What every member says about its own rows, [M, B, I]; rows for all, [B, I], are given to each."""
         x = x.expand(self.options.members, *x.shape) if x.ndim == 2 else x
-        *hidden, last = zip(self.weights, self.biases, strict=True)
-        for weight, bias in hidden:
-            x = F.silu(torch.baddbmm(bias, x, weight))
-        return self._bounded(torch.baddbmm(last[1], x, last[0]))
+        if x.device.type != "cpu":
+            return self._bounded(self._batched(x))
+        if torch.is_grad_enabled():
+            return self._bounded(_Passes.apply(x, *self.weights, *self.biases))
+        return self._bounded(torch.stack([self._asked(number, own) for number, own in enumerate(x)]))
 
     def of_members(self, x: Tensor, member: Tensor) -> Normals:
         """What for each row, [B, I], the member with its number, int64 [B], says: each row goes through one network."""
         order = member.argsort(stable=True)
-        size = CHUNK if x.device.type == "cpu" else len(x)
-        outputs = []
         counts = torch.bincount(member, minlength=self.options.members).tolist()
-        for number, rows in enumerate(x[order].split(counts)):
-            outputs += [self._one(number, chunk) for chunk in rows.split(max(size, 1)) if len(chunk)]
-        joined = torch.cat(outputs)
+        joined = torch.cat([self._asked(number, rows) for number, rows in enumerate(x[order].split(counts))])
         return self._bounded(torch.empty_like(joined).index_copy(0, order, joined))
 
     def loss(self, x: Tensor, target: Tensor) -> Tensor:
@@ -121,15 +124,66 @@ class GaussianEnsemble(nn.Module):
         means, variances = said.mean[self.elites], said.log_variance[self.elites].exp()
         return means.var(0, correction=0), variances.mean(0)
 
-    def _one(self, number: int, x: Tensor) -> Tensor:
+    def _batched(self, x: Tensor) -> Tensor:
+        """Every member's outputs, [M, B, 2 O], for rows of their own, [M, B, I]."""
         *hidden, last = zip(self.weights, self.biases, strict=True)
         for weight, bias in hidden:
-            x = F.silu(torch.addmm(bias[number], x, weight[number]))
-        out: Tensor = torch.addmm(last[1][number], x, last[0][number])
-        return out
+            x = F.silu(torch.baddbmm(bias, x, weight))
+        return torch.baddbmm(last[1], x, last[0])
+
+    def _asked(self, number: int, x: Tensor) -> Tensor:
+        """Outputs of one member, [B, 2 O], for rows [B, I]."""
+        pieces = x.split(CHUNK if x.device.type == "cpu" else max(len(x), 1))
+        *hidden, last = [
+            (weight[number].t(), bias[number, 0]) for weight, bias in zip(self.weights, self.biases, strict=True)
+        ]
+        outputs = []
+        for piece in pieces:
+            for weight, bias in hidden:
+                piece = F.silu(product(piece, weight, bias), inplace=not torch.is_grad_enabled())
+            outputs.append(product(piece, *last))
+        return torch.cat(outputs)
 
     def _bounded(self, outputs: Tensor) -> Normals:
         mean, log_variance = outputs.chunk(2, -1)
         log_variance = self.most - F.softplus(self.most - log_variance)
         log_variance = self.least + F.softplus(log_variance - self.least)
         return Normals(mean, log_variance)
+
+
+class _Passes(torch.autograd.Function):
+    """Outputs [M, B, 2 O] of rows [M, B, I], and the gradients of weights and biases alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        count = len(parameters) // 2
+        weights, biases = parameters[:count], parameters[count:]
+        before, outputs = [], []
+        for number, rows in enumerate(x):
+            for layer in range(count):
+                if layer:
+                    rows = F.silu(rows)
+                rows = product(rows, weights[layer][number].t(), biases[layer][number, 0])
+                if layer < count - 1:
+                    before.append(rows)
+            outputs.append(rows)
+        ctx.save_for_backward(x, *before, *weights)
+        return torch.stack(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        members = len(gradient)
+        x, *saved = ctx.saved_tensors
+        count = (len(saved) + members) // (members + 1)
+        weights = saved[-count:]
+        of_weights = [torch.empty_like(weight) for weight in weights]
+        of_biases = [gradient.new_empty(members, 1, weight.shape[2]) for weight in weights]
+        for number, rows in enumerate(gradient):
+            before = saved[number * (count - 1) : (number + 1) * (count - 1)]
+            for layer in reversed(range(count)):
+                taken = F.silu(before[layer - 1]) if layer else x[number]  # cheaper than to have kept it
+                of_weights[layer][number] = product(taken.t(), rows.t())
+                of_biases[layer][number] = rows.sum(0)
+                if layer:
+                    rows = torch.ops.aten.silu_backward(product(rows, weights[layer][number]), before[layer - 1])
+        return None, *of_weights, *of_biases

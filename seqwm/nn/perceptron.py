@@ -49,9 +49,9 @@ class _Passes(torch.autograd.Function):
         weights, biases = parameters[:count], parameters[count:]
         inputs = [x]
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            inputs.append(_product(inputs[-1], weight, bias).relu_())
+            inputs.append(product(inputs[-1], weight, bias).relu_())
         ctx.save_for_backward(*inputs, *weights)
-        return _product(inputs[-1], weights[-1], biases[-1])
+        return product(inputs[-1], weights[-1], biases[-1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -61,17 +61,17 @@ class _Passes(torch.autograd.Function):
         gradients: list[Tensor | None] = [None] * (2 * count)
         for layer in reversed(range(count)):
             if of_parameters[layer]:
-                gradients[layer] = _product(gradient.t(), inputs[layer].t())
+                gradients[layer] = product(gradient.t(), inputs[layer].t())
                 gradients[count + layer] = gradient.sum(0)
             if layer or of_input:
-                gradient = _product(gradient, weights[layer].t())
+                gradient = product(gradient, weights[layer].t())
             if layer:
                 gradient = torch.ops.aten.threshold_backward(gradient, inputs[layer], 0)
         return (gradient if of_input else None, *gradients)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b of [B, I] and [O, I]."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b of [B, I] and [O, I], in whichever order they lie in memory."""
     large = min(x.numel(), weight.numel()) >= _LARGE
     if _ONEDNN and large and x.device.type == "cpu" and x.dtype == torch.float32:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

@@ -84,3 +84,22 @@ def test_a_linear_system_with_noise_is_recovered_and_members_disagree_off_the_da
 def test_more_elites_than_members_are_refused():
     with pytest.raises(ValueError, match="elites: found 8, expected at most the 7 members"):
         EnsembleOptions(elites=8)
+
+
+def test_the_written_out_gradients_are_those_of_batched_products():
+    ensemble, x, target = small(inputs=70, width=80), torch.randn(4, 90, 70), torch.randn(4, 90, 2)
+    ensemble.loss(x, target).backward()
+    found = [p.grad.clone() for p in ensemble.parameters()]
+    ensemble.zero_grad()
+    said = ensemble._bounded(ensemble._batched(x))
+    width = 0.01 * (ensemble.most - ensemble.least).sum()
+    (said.negative_log_likelihood(target).mean((1, 2)).sum() + width).backward()
+    for gradient, p in zip(found, ensemble.parameters(), strict=True):
+        torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
+    assert all(float(gradient.abs().max()) > 0 for gradient in found)
+
+
+def test_rows_for_everyone_pass_in_pieces_and_come_back_in_order():
+    ensemble, x = small(), torch.randn(5000, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(ensemble(x).mean, ensemble._batched(x.expand(4, -1, -1))[..., :2])
