@@ -12,6 +12,8 @@ What is notable:
   above one that begins anew, on what C has collected by then.
 - In a dream z' is drawn at `temperature` tau: mixture logits divided by tau, deviations multiplied by its root. A
   hotter dream is harder to exploit.
+- `controller_in: environment` measures candidates in the environment instead, on V and M as they are: what a perfect
+  dream would give. Those steps are not among what the run collects.
 - V learns to see, not to tell what matters; `vision_reward` adds a linear head on (z, action) that has to tell the
   reward.
 - All candidates of a generation dream from the same frames, in one batch. The state of CMA-ES is never saved: what it
@@ -21,11 +23,10 @@ What is notable:
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -35,19 +36,21 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from seqwm.control.dream import unroll
-from seqwm.core.errors import DataError, MissingPackageError, SpaceError
+from seqwm.control.rollout import play
+from seqwm.core.errors import DataError, MissingPackageError, RecipeError, SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.random import indices, key, torch_generator
 from seqwm.core.spaces import is_image, space_from_json, space_to_json
 from seqwm.core.types import Batch, Metrics, State, TensorTree
 from seqwm.data.problems import Problem
+from seqwm.envs.make import make_vector
 from seqwm.nn.leaves import ActionCodec
+from seqwm.nn.mixture import draw, likeliest, mixture_log_probability, mixture_of
+from seqwm.nn.variational import SMALLEST, VariationalFrames, divergence, scaled
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
     from seqwm.training.options import TrainOptions
-
-_SMALLEST = 4  # pixels along each side where convolution ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ class Options:
         vision_reward: weight of the reward in V's loss.
         vision_share, memory_share: of the updates of a round; generations of C are the rest.
         rounds: how often V, M and C take turns.
+        controller_in: where the fitness of C is measured.
         temperature: of dreams.
         population: candidates of a generation.
         dreams: of each candidate.
@@ -81,6 +85,7 @@ class Options:
     vision_share: float = 0.4
     memory_share: float = 0.4
     rounds: int = 1
+    controller_in: Literal["dream", "environment"] = "dream"
     temperature: float = 1.0
     population: int = 64
     dreams: int = 16
@@ -109,8 +114,14 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
         SpaceError: observations that are no square frames of 4, 8, 16, ... pixels; actions that are not Discrete,
             MultiDiscrete or a bounded Box.
         DataError: no rewards.
+        RecipeError: the controller is to be trained in an environment, and the data names none.
         MissingPackageError: cma is not installed.
     """
+    if options.controller_in == "environment" and not store.provenance.get("environment"):
+        raise RecipeError(
+            f"controller_in: found 'environment', and data of {store.path} that names none; expected 'dream', or a "
+            "recipe that collects"
+        )
     return WorldModelsLearner(options, store, train, seed)
 
 
@@ -133,6 +144,7 @@ class WorldModelsConfig(PreTrainedConfig):
     vision_share: float = 0.4
     memory_share: float = 0.4
     rounds: int = 1
+    controller_in: Literal["dream", "environment"] = "dream"
     temperature: float = 1.0
     population: int = 64
     dreams: int = 16
@@ -152,7 +164,7 @@ class WorldModels(PreTrainedModel):
         assert observation.shape is not None
         self.actions = ActionCodec(action)
         size = config.latent + self.actions.size
-        self.vision = Vision(observation.shape, config.latent)
+        self.vision = VariationalFrames(observation.shape, config.latent)
         self.vision_reward = nn.Linear(size, 1)
         self.memory = nn.LSTMCell(size, config.hidden)
         self.mixture = nn.Linear(config.hidden, 3 * config.mixtures * config.latent)
@@ -186,7 +198,7 @@ class WorldModels(PreTrainedModel):
         frames = batch.observations[batch.valid]
         mean, deviation = self.vision.encode(frames)
         z = mean + deviation * noise[batch.valid]
-        error = (self.vision.decode(z) - _scaled(frames)).square().sum((1, 2, 3)) / (2 * self.config.pixel_deviation**2)
+        error = (self.vision.decode(z) - scaled(frames)).square().sum((1, 2, 3)) / (2 * self.config.pixel_deviation**2)
         apart = divergence(mean, deviation).sum(-1)
         floor = self.config.divergence_tolerance * mean.shape[-1]
         loss = (error + apart.clamp_min(floor)).mean()
@@ -225,9 +237,7 @@ class WorldModels(PreTrainedModel):
         return surprise + missed + ended, {"surprise": surprise, "reward": missed, "end": ended}
 
     def _mixture(self, hidden: Tensor) -> Tensor:
-        """[..., 3, Z, K]: log-shares, means and log-deviations of what z becomes."""
-        logits, mean, spread = self.mixture(hidden).unflatten(-1, (3, self.config.latent, -1)).unbind(-3)
-        return torch.stack([logits.log_softmax(-1), mean, spread.clamp(-7, 5)], -3)
+        return mixture_of(self.mixture(hidden), self.config.latent)
 
     # -- a world ----------------------------------------------------------------------------------------------------
 
@@ -248,20 +258,12 @@ class WorldModels(PreTrainedModel):
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None = None) -> Step:
         """Drawn at the temperature with a generator; the mean of the likeliest normals without one."""
         hidden, cell = self.remember(state, action)
-        shares, mean, spread = self._mixture(hidden).unbind(-3)
+        mixture = self._mixture(hidden)
         reward, end = self.outcome(hidden).unbind(-1)
         if generator is None:
-            chosen = shares.argmax(-1, keepdim=True)
-            return Step({"z": mean.gather(-1, chosen)[..., 0], "hidden": hidden, "cell": cell}, reward, end > 0)
-        heat = self.config.temperature
-        uniform, noise, chance = (
-            draw(shape, generator=generator, device=mean.device)
-            for draw, shape in ((torch.rand, shares.shape), (torch.randn, mean.shape[:-1]), (torch.rand, end.shape))
-        )
-        gumbel = -(-uniform.clamp_min(1e-20).log()).log()
-        chosen = (shares / heat + gumbel).argmax(-1, keepdim=True)
-        z = mean.gather(-1, chosen)[..., 0] + math.sqrt(heat) * spread.gather(-1, chosen)[..., 0].exp() * noise
-        ended = chance < end.sigmoid()
+            return Step({"z": likeliest(mixture), "hidden": hidden, "cell": cell}, reward, end > 0)
+        z = draw(mixture, self.config.temperature, generator)
+        ended = torch.rand(end.shape, generator=generator, device=end.device) < end.sigmoid()
         return Step({"z": z, "hidden": hidden, "cell": cell}, reward, ended)
 
     def remember(self, state: State, action: TensorTree) -> tuple[Tensor, Tensor]:
@@ -281,47 +283,26 @@ class WorldModels(PreTrainedModel):
         return WorldModelsPolicy(self, explore)
 
 
-class Vision(nn.Module):
-    """V: frames uint8 [N, H, W, C] to means and deviations [N, Z], z back to frames [N, C, H, W] in 0 .. 1."""
-
-    def __init__(self, shape: tuple[int, ...], latent: int) -> None:
-        super().__init__()
-        side, _, channels = shape
-        halvings = side.bit_length() - _SMALLEST.bit_length()
-        widths = [channels, *(min(32 * 2**i, 256) for i in range(halvings))]
-        down: list[nn.Module] = []
-        up: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
-            up = [nn.ReLU(), nn.ConvTranspose2d(after, before, 4, stride=2, padding=1), *up]
-        self.down, self.up = nn.Sequential(*down), nn.Sequential(*up)
-        self.features = (widths[-1], _SMALLEST, _SMALLEST)
-        self.parameters_of_z = nn.Linear(math.prod(self.features), 2 * latent)
-        self.restore = nn.Linear(latent, math.prod(self.features))
-
-    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of z."""
-        mean, spread = self.parameters_of_z(self.down(_scaled(frames)).flatten(1)).chunk(2, -1)
-        return mean, spread.clamp(-7, 5).exp()
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Frames that z stands for."""
-        frames: Tensor = self.up(self.restore(z).unflatten(1, self.features)).sigmoid()
-        return frames
-
-
 class WorldModelsPolicy:
-    """State: z, hidden and cell as the world's, and action/PATH, what was done last."""
+    """State: z, hidden and cell as the world's; action, what was done last; weight and bias of the lane's controller.
 
-    def __init__(self, model: WorldModels, explore: float) -> None:
-        self._model, self._explore = model.eval(), explore
+    Args:
+        model: sees and remembers.
+        explore: deviation of noise on the controller's outputs.
+        controllers: weight [B, A, Z + D] and bias [B, A] of each lane's; the model's own in all lanes when None.
+    """
+
+    def __init__(self, model: WorldModels, explore: float, controllers: tuple[Tensor, Tensor] | None = None) -> None:
+        self._model, self._explore, self._controllers = model.eval(), explore, controllers
 
     def initial(self, lanes: int) -> State:
         """Nothing seen."""
         config, device = self._model.config, self._model.device
         sizes = {"z": config.latent, "hidden": config.hidden, "cell": config.hidden}
         state = {name: torch.zeros(lanes, size, device=device) for name, size in sizes.items()}
-        return state | {"action": self._model.actions.zeros(lanes)[""]}
+        own = self._model.controller.weight.detach()[None], self._model.controller.bias.detach()[None]
+        weight, bias = self._controllers or (part.expand(lanes, *part.shape[1:]) for part in own)
+        return state | {"action": self._model.actions.zeros(lanes)[""], "weight": weight, "bias": bias}
 
     @torch.no_grad()
     def act(self, state: State, observation: TensorTree, reward: Tensor, first: Tensor) -> tuple[TensorTree, State]:
@@ -330,12 +311,13 @@ class WorldModelsPolicy:
         model, began = self._model, first.to(self._model.device)[:, None]
         hidden, cell = (part.masked_fill(began, 0.0) for part in model.remember(state, state["action"]))
         z = model.vision.encode(observation.to(model.device))[0]
-        outputs = model.controller(torch.cat([z, hidden], -1))
+        controller = {"weight": state["weight"], "bias": state["bias"]}
+        outputs = _controlled({"z": z, "hidden": hidden}, **controller)
         if self._explore:
             outputs = outputs + self._explore * torch.randn(outputs.shape, device=outputs.device)
         action = model.actions.decode(outputs)
         assert isinstance(action, Tensor)
-        return action, {"z": z, "hidden": hidden, "cell": cell, "action": action}
+        return action, {"z": z, "hidden": hidden, "cell": cell, "action": action, **controller}
 
 
 class WorldModelsLearner:
@@ -366,6 +348,7 @@ class WorldModelsLearner:
         self._evolution: Any = None
         self._start = torch.zeros(())  # C's weights when this round's first generation was drawn
         self._fitness: list[Tensor] = []  # of every generation of this round
+        self._arena: Any = None
 
     def phase(self, step: int) -> tuple[str, bool]:
         """'vision', 'memory' or 'controller', and whether a round begins."""
@@ -404,13 +387,15 @@ class WorldModelsLearner:
             self._start = nn.utils.parameters_to_vector(self.model.controller.parameters()).detach().cpu()
             self._evolution = self._begun()
         candidates = self._ask(generation)
-        fitness = self._dreamt(torch.from_numpy(candidates).float(), step)
+        measure = self._dreamt if self._options.controller_in == "dream" else self._played
+        fitness = measure(torch.from_numpy(candidates).float(), step)
         self._tell(candidates, fitness)
         self._fitness.append(fitness)
         with torch.no_grad():
             favourite = torch.from_numpy(self._evolution.result.xfavorite).float().to(self.model.device)
             nn.utils.vector_to_parameters(favourite, self.model.controller.parameters())
-        return {"dream_return": float(fitness.mean()), "dream_return_best": float(fitness.max())}
+        where = self._options.controller_in
+        return {f"{where}_return": float(fitness.mean()), f"{where}_return_best": float(fitness.max())}
 
     @torch.no_grad()
     def _dreamt(self, candidates: Tensor, step: int) -> Tensor:
@@ -419,14 +404,10 @@ class WorldModelsLearner:
         episodes = indices(key(self._seed, 2, step), np.arange(o.dreams, dtype=np.uint64), len(store))
         state = model.encode(self._starts.gather(episodes, np.zeros_like(episodes)).to(model.device))
         state = {name: tensor.repeat(len(candidates), 1) for name, tensor in state.items()}
-        size = o.latent + o.hidden
-        weight = candidates[:, : -model.actions.size].unflatten(1, (-1, size)).to(model.device)
-        bias = candidates[:, -model.actions.size :, None].to(model.device)
+        controllers = _controllers(candidates.to(model.device), model, o.dreams)
 
         def act(state: State) -> TensorTree:
-            seen = torch.cat([state["z"], state["hidden"]], -1).unflatten(0, (len(candidates), o.dreams))
-            outputs = torch.baddbmm(bias.mT, seen, weight.mT)
-            decoded: TensorTree = model.actions.decode(outputs.flatten(0, 1))
+            decoded: TensorTree = model.actions.decode(_controlled(state, *controllers))
             return decoded
 
         total = torch.zeros(len(candidates) * o.dreams, device=model.device)
@@ -436,6 +417,18 @@ class WorldModelsLearner:
             total += going * happened.reward
             going = going * ~happened.terminated
         return total.view(len(candidates), -1).mean(1).cpu()
+
+    def _played(self, candidates: Tensor, step: int) -> Tensor:
+        """Mean return of every candidate [P] over the same episodes of the environment."""
+        o, model = self._options, self.model.eval()
+        if self._arena is None:
+            self._arena = make_vector(
+                model.config.environment, len(candidates) * o.dreams, spaces=self.windows.store.spaces
+            )
+        controllers = _controllers(candidates.to(model.device), model, o.dreams)
+        seeds = [key(self._seed, 5, step, episode) for episode in range(o.dreams)] * len(candidates)
+        outcomes = play(self._arena, WorldModelsPolicy(model, 0.0, controllers), seeds)
+        return torch.tensor([outcome.achieved for outcome in outcomes]).view(len(candidates), -1).mean(1)
 
     def _begun(self) -> Any:
         try:
@@ -486,27 +479,23 @@ class WorldModelsLearner:
                 self._fitness.append(fitness)
 
 
-def divergence(mean: Tensor, deviation: Tensor) -> Tensor:
-    """Of a normal distribution from the standard one, in nats, entry by entry."""
-    return 0.5 * (mean.square() + deviation.square() - 1) - deviation.log()
+def _controllers(candidates: Tensor, model: WorldModels, lanes: int) -> tuple[Tensor, Tensor]:
+    """Weight [B, A, Z + D] and bias [B, A] of candidates [P, (Z + D) A + A], each in so many lanes."""
+    split = candidates.split([candidates.shape[1] - model.actions.size, model.actions.size], 1)
+    weight = split[0].unflatten(1, (model.actions.size, -1))
+    return weight.repeat_interleave(lanes, 0), split[1].repeat_interleave(lanes, 0)
 
 
-def mixture_log_probability(mixture: Tensor, value: Tensor) -> Tensor:
-    """Log-density of value [..., Z] under mixtures [..., 3, Z, K] of log-shares, means and log-deviations."""
-    shares, mean, spread = mixture.unbind(-3)
-    surprise = 0.5 * ((value[..., None] - mean) * (-spread).exp()).square() + spread + 0.5 * math.log(2 * math.pi)
-    return (shares - surprise).logsumexp(-1)
-
-
-def _scaled(frames: Tensor) -> Tensor:
-    """uint8 [N, H, W, C] to float [N, C, H, W] in 0 .. 1."""
-    return frames.movedim(-1, 1).float() / 255
+def _controlled(state: State, weight: Tensor, bias: Tensor) -> Tensor:
+    """Outputs [B, A] of a controller for each lane."""
+    seen = torch.cat([state["z"], state["hidden"]], -1)
+    return torch.baddbmm(bias[..., None], weight, seen[..., None])[..., 0]
 
 
 def _check(store: TrajectoryStore) -> None:
     observation, action = store.spaces.observation, store.spaces.action
     shape = observation.shape or ()
-    if not is_image(observation) or shape[0] != shape[1] or shape[0] < _SMALLEST or shape[0] & (shape[0] - 1):
+    if not is_image(observation) or shape[0] != shape[1] or shape[0] < SMALLEST or shape[0] & (shape[0] - 1):
         raise SpaceError(
             f"world_models: found observations {observation}, expected square frames of 4, 8, 16, 32 or 64 pixels; "
             "dreamer takes vectors, too"

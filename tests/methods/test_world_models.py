@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,15 +9,19 @@ import torch
 from gymnasium import spaces as gym_spaces
 from torch import distributions
 
+from seqwm.control.collect import collect
 from seqwm.control.dream import DreamEnv
 from seqwm.control.policies import RandomPolicy
 from seqwm.control.rollout import gather, play
-from seqwm.core.errors import DataError, SpaceError
+from seqwm.core.errors import DataError, RecipeError, SpaceError
+from seqwm.core.random import key
 from seqwm.core.types import Spaces
 from seqwm.data.store import TrajectoryStore
 from seqwm.envs.make import make_vector
 from seqwm.hub.load import load_model
-from seqwm.methods.world_models import Options, WorldModelsLearner, divergence, learner, mixture_log_probability
+from seqwm.methods.world_models import Options, WorldModelsLearner, learner
+from seqwm.nn.mixture import mixture_log_probability
+from seqwm.nn.variational import divergence
 from seqwm.recipe import parse_recipe
 from seqwm.run import train
 from seqwm.testing import check_policy, check_world_model
@@ -69,6 +74,23 @@ def test_mixtures_integrate_to_one_and_have_their_mean() -> None:
     )
     mean = (mixture[0, 0].exp() * mixture[0, 1]).sum(-1)
     torch.testing.assert_close(torch.trapezoid(density * x[:, None], x, dim=0), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_candidates_measured_in_the_environment_reach_what_each_of_them_reaches_alone(store, tmp_path) -> None:
+    options, train_options = replace(SMALL, controller_in="environment", dreams=3), TrainOptions(steps=10, batch_size=4)
+    with pytest.raises(RecipeError, match=r"controller_in: found 'environment', and data of .* that names none"):
+        learner(options, store, train_options, 0)
+    learned = learner(options, collect(CATCH, None, 200, tmp_path / "logs", progress=False), train_options, 0)
+    model = learned.trained()
+    size = sum(p.numel() for p in model.controller.parameters())
+    candidates = torch.randn(5, size, generator=torch.Generator().manual_seed(0))
+    measured = learned._played(candidates, step=9)
+    seeds = [key(0, 5, 9, episode) for episode in range(3)]
+    for candidate, fitness in zip(candidates, measured, strict=True):
+        torch.nn.utils.vector_to_parameters(candidate, model.controller.parameters())
+        outcomes = play(make_vector(CATCH, 3), model.policy(), seeds)
+        assert float(fitness) == pytest.approx(np.mean([outcome.achieved for outcome in outcomes]))
+    assert len(measured.unique()) > 1
 
 
 def test_it_is_a_world_and_a_policy(store) -> None:
