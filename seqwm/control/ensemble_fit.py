@@ -1,7 +1,9 @@
 """Fit an ensemble to the transitions of a store: holdout by episode, early stopping, elites by validation error.
 
 An episode is held out or not for good, by its number, so what is validated on was never learned from however often a
-growing store is fitted again. Members learn from resamplings of their own, which are drawn once for each fit.
+growing store is fitted again. Outputs count by how much better they get, down to a hundredth of their deviation: in a
+plain mean one that cannot be foretold (reward and end often cannot) would hide that the others are still being learned,
+and the fit would stop. Members learn from resamplings of their own, which are drawn once for each fit.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from seqwm.nn.ensemble_world import EnsembleWorld
 
 _BLOCK = 5  # one episode of so many is held out
 _VALIDATED = 5000  # rows of the holdout that are looked at, as MBPO does
+_EXACT = 1e-4  # squared error, in variances of the output, below which getting better counts no more
 _ROUND = 50  # gradient steps between two looks, at least
 
 
@@ -128,8 +131,9 @@ def fit_rows(
 
 @torch.no_grad()
 def _errors(world: EnsembleWorld, x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error of each member on the holdout, [M]."""
-    errors: Tensor = (world.ensemble(x).mean - y).square().mean((1, 2))
+    """The geometric mean over outputs of each member's squared error on the holdout, [M]."""
+    squared = (world.ensemble(x).mean - y).square().mean(1)
+    errors: Tensor = squared.clamp_min(_EXACT).log().mean(1).exp()
     return errors
 
 
