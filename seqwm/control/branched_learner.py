@@ -8,6 +8,7 @@ Everything random is a function of (seed, step).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ class BranchedLearner:
         train: of the updates.
         seed: of all draws.
         amend: what a pessimist makes of imagined rewards and ends (`seqwm.control.branched_rollouts`).
+        fitted: told the real rows behind each fit; gives figures to log.
     """
 
     def __init__(
@@ -94,11 +96,13 @@ class BranchedLearner:
         seed: int,
         *,
         amend: Amend | None = None,
+        fitted: Callable[[Tensor], Metrics] | None = None,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.world, self.agent = model.to(self.device), world, agent
         self.options, self.store, self.seed = options, store, seed
         self._fitting, self._batch_size, self._amend = fitting, train.batch_size, amend
+        self._behind_fit = fitted
         self._updates = SoftActorCriticUpdates(agent, train.learning_rate)
         self._bounds = Bounds(store.spaces.observation)
         features = sum(leaf.size for leaf in world.leaves)
@@ -138,6 +142,8 @@ class BranchedLearner:
                     self._figures |= {"ends_contradicted": share}
                 fitted = fit_rows(self.world, self.real.rows, lived_in, self._fitting, self.seed, step, self.store.path)
                 self._figures |= fitted
+                if self._behind_fit is not None:
+                    self._figures |= self._behind_fit(self.real.rows)
                 self._fitted = len(self.real)
             if step % self.options.every == 0:
                 self._branch(step)
