@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from seqwm.control.ensemble_fit import FitOptions, fit
+from seqwm.data.store import TrajectoryStore
+from seqwm.nn.ensemble import EnsembleOptions
+from seqwm.nn.ensemble_world import EnsembleWorld
+from tests.fakes.worlds import LinearWorld
+
+
+def error_behind_a_fit(noise: float) -> float:
+    """Mean squared error of the next observation, in variances of its change, where rewards are noise."""
+    generator, truth = np.random.default_rng(0), LinearWorld()
+    logs = truth.logs(episodes=40, length=25)
+    store = TrajectoryStore.create(None, truth.spaces)
+    for episode in logs.episodes():
+        rewards = generator.normal(size=len(episode)).astype(np.float32) * noise
+        store.append(dataclasses.replace(episode, rewards=rewards))
+    torch.manual_seed(0)
+    sizes = EnsembleOptions(members=3, elites=2, layers=1, width=32)
+    world = EnsembleWorld(sizes, "TS-1", truth.spaces.observation, truth.spaces.action)
+    fit(world, store, FitOptions(most_steps=3000, learning_rate=3e-3, weight_decay=0.0), 0, 0)
+    x, u = 0.7 * torch.randn(500, 2), torch.rand(500, 1) * 2 - 1
+    with torch.no_grad():
+        found = world.step({"observation": x, "member": torch.full((500,), -1)}, u, None).state["observation"]
+    expected = truth.step({"x": x}, u, None).state["x"]
+    return float(((found - expected).square().mean(0) / (expected - x).var(0)).mean())
+
+
+def test_rewards_that_cannot_be_foretold_do_not_stop_the_learning_of_what_can():
+    assert max(error_behind_a_fit(noise) for noise in (0.0, 1.0)) < 5e-4
