@@ -19,6 +19,7 @@ import yaml
 from seqwm.core.files import write_atomically
 from seqwm.core.shipped import shipped_folder
 from seqwm.evaluation.evaluate import Evaluation, Summary
+from seqwm.hub.dream_section import dream_section
 from seqwm.hub.finished_run import FinishedRun, read_finished
 from seqwm.hub.load import find_class
 
@@ -90,7 +91,7 @@ def card(run: Path, repository: str = PLACEHOLDER, *, exported: bool = False) ->
         size=f"{facts.parameters:,} parameters, float32, safetensors; normalisation is part of the weights",
         training=_training(facts),
         command=f"`{facts.record['command']}`, {_commit(facts)}, seed {facts.record['seed']}",
-        results=_results(facts),
+        results="\n\n".join(part for part in (_results(facts), dream_section(run).rstrip()) if part),
         versions=", ".join(f"{name} {version}" for name, version in facts.record["versions"].items()),
         limits="\n".join(part for part in (section.limits, _limits(facts)) if part),
         licence=_licence(facts),

@@ -7,6 +7,7 @@ model_index.json, pipeline.py    for models of diffusers: a pipeline around the 
 transformers/                    the same network as transformers' own class, for methods that have one
 recipe.yaml, run.json            what was asked for, and what was done on what
 evaluation.json                  every episode
+dream/                           errors and pictures of a world's dreams, where `seqwm dream` made some
 curve.png, replay.mp4            to look at; the Hub shows replay.mp4 on top
 """
 
@@ -21,6 +22,8 @@ from typing import Any
 from seqwm.core.errors import CheckpointError, SpaceError
 from seqwm.core.files import write_atomically
 from seqwm.hub.card import card
+from seqwm.hub.dream_section import FOLDER as DREAMS
+from seqwm.hub.dream_section import PICTURES
 from seqwm.hub.finished_run import read_finished
 from seqwm.hub.load import WORLD, load_model, quiet_transformers
 from seqwm.hub.standalone import write_standalone, write_standalone_world
@@ -30,7 +33,7 @@ from seqwm.methods import method_module
 _FROM_RUN = ("recipe.yaml", "run.json", "evaluation.json", "curve.png", "replay.mp4")
 _OWNED = (
     *(*_FROM_RUN, "README.md", "config.json", "*.safetensors", "*.safetensors.index.json", "seqwm_*.py"),
-    *("model_index.json", "pipeline.py", f"{WORLD}/*", "transformers/*"),
+    *("model_index.json", "pipeline.py", f"{WORLD}/*", f"{DREAMS}/*", "transformers/*"),
 )
 
 
@@ -87,6 +90,10 @@ def compose(run: Path, repository: str, folder: Path) -> None:
     for name in _FROM_RUN:
         if (run / name).exists():
             _copy(run, run / name, folder / name)
+    for name in ("dream.json", *PICTURES):
+        if (run / DREAMS / name).exists():
+            (folder / DREAMS).mkdir(exist_ok=True)
+            _copy(run, run / DREAMS / name, folder / DREAMS / name)
     config = json.loads((run / "model" / "config.json").read_text())
     if of_diffusers:
         write_standalone_world(method, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from seqwm.cli import main
+from seqwm.core.errors import CheckpointError
 from seqwm.hub.card import card
 from seqwm.hub.load import load_model
 from seqwm.hub.publish import publish
@@ -102,6 +104,24 @@ def test_the_card_of_a_world_tells_how_to_dream_in_it_and_draw_it_with_diffusers
     assert "seqwm dream user/world --data LOGS" in text
     assert "It has no policy, so nothing was played" in text
     assert "AutoModel" not in text
+
+
+def test_what_was_dreamt_of_a_world_stands_in_its_card_and_goes_up_with_it(hub, worlds, tmp_path, capsys):
+    run = shutil.copytree(worlds["video_diffusion"], tmp_path / "run")
+    assert main(["dream", str(run), "--horizon", "2", "--contexts", "2", "--episodes", "2"]) == 0
+    capsys.readouterr()
+    publish(run, "user/world")
+    held = hub.repository("user/world").files
+    names = {"dream.json", "dream.png", "strip.png", "dream.mp4"}
+    assert {name for name in held if name.startswith("dream/")} == {f"dream/{name}" for name in names}
+    text, measured = held["README.md"].decode(), json.loads(held["dream/dream.json"])
+    (curve,) = measured["prediction"]["observations"].values()
+    assert "![strip.png](dream/strip.png)" in text
+    assert f"| 2 | {curve['error'][1]:.3g} [{curve['unchanged'][1]:.3g}] |" in text
+    assert f"| 1 | {measured['gap']['dream']['mean'][0]:.4g} [" in text
+    (run / "dream" / "dream.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"dream.json: cannot be read \(KeyError.*`seqwm dream "):
+        publish(run, "user/world")
 
 
 def test_a_model_that_takes_a_worlds_place_leaves_nothing_of_it(hub, worlds, run):
