@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from seqwm.core import strict_yaml
 from seqwm.core.errors import DataError, RecipeError
+from seqwm.core.strict_yaml import nearest
 from seqwm.data.problems import Problem
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def end_rule(environment: str | None) -> EndRule:
     """
     if environment in _RULES:
         return _RULES[environment]
-    hint = strict_yaml.nearest(str(environment), list(_RULES))
+    hint = nearest(str(environment), list(_RULES))
     raise RecipeError(f"model.ends: no end of {environment!r} was written by hand, {hint}; use 'learned'")
 
 

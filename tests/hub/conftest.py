@@ -34,7 +34,7 @@ SMALL = {
 BRANCHED = {
     "fit": {"most_steps": 20}, "branches": {"every": 20, "starts": 50, "horizon": 2, "growing": [0, 0]},
 }  # fmt: skip
-PENDULUM = {"mbpo": BRANCHED}
+PENDULUM = {"mbpo": BRANCHED, "mopo": BRANCHED, "morel": BRANCHED}
 """Of methods that learn from logs of continuous actions: the least of a model."""
 PLAYED = {
     "dyna_q": ("dyna_q/maze", ["train.steps=2000"]),
