@@ -7,8 +7,7 @@ The default branches five steps with three members and five percent real rows, f
 actions, ten updates each: too few to be done, so that differences show. Rounds hold as many imagined rows at any
 horizon. Each cell is a line: the mean return of 20 real episodes of 200 steps and of 20 dreams of the same length that
 begin where logged episodes did. Where the dream promises more than reality gives, the model is exploited. The penalty
-is MOPO's (Yu et al. 2020): the largest deviation that any member expects of the next observation. A world is only
-there to dream in where something is imagined.
+is MOPO's price on doubt (`seqwm.control.pessimism`). A world is only there to dream in where something is imagined.
 """
 
 from __future__ import annotations
@@ -26,17 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from seqwm.control.branched_learner import BranchedLearner, BranchOptions
-from seqwm.control.branched_rollouts import Amend
 from seqwm.control.dream import make_dream
+from seqwm.control.pessimism import priced
 from seqwm.core.random import key
 from seqwm.evaluation.dream_gap import dream_gap
 from seqwm.evaluation.statistics import bootstrap_interval
 from seqwm.methods import mbpo
 from seqwm.nn.ensemble import EnsembleOptions
-from seqwm.nn.ensemble_world import EnsembleWorld
 from seqwm.online import open_environments, open_replay
 from seqwm.recipe import Recipe, read_recipe
 from seqwm.training.collector import Collector
@@ -61,15 +58,6 @@ def settings() -> Iterator[dict[str, Any]]:
             yield default | {name: value}
 
 
-def pessimist(world: EnsembleWorld, scale: float) -> Amend:
-    def amend(observation: Tensor, action: Tensor, reward: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
-        said = world.ensemble(world.inputs(observation, action))
-        deviations = (0.5 * said.log_variance[..., :-2]).exp() * world.output_std[:-2]
-        return reward - scale * deviations.norm(dim=-1).amax(0), terminated
-
-    return amend
-
-
 def learner(recipe: Recipe, store: Any, cell: dict[str, Any], seed: int) -> BranchedLearner:
     members, horizon = cell["members"], cell["horizon"]
     ensemble = EnsembleOptions(members=members, elites=max(1, round(members * 5 / 7)), layers=2, width=64)
@@ -80,7 +68,7 @@ def learner(recipe: Recipe, store: Any, cell: dict[str, Any], seed: int) -> Bran
     options = dataclasses.replace(recipe.model, ensemble=ensemble, branches=branches)
     torch.manual_seed(key(seed, 0) >> 1)
     model = mbpo.build(options, store)
-    amend = pessimist(model.world, cell["penalty"]) if cell["penalty"] else None
+    amend = priced(model.world, cell["penalty"]) if cell["penalty"] else None
     parts = model, model.world, model.agent, branches, options.fit, store, recipe.train, seed
     return BranchedLearner(*parts, amend=amend)
 
