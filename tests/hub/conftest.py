@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from seqwm.control.collect import collect
+from seqwm.hub.publish import publish
 from seqwm.recipe import parse_recipe
 from seqwm.run import train, train_recipe
 from tests.fakes.loopback_hub import Hub
@@ -50,6 +55,26 @@ WORLDS = {
     "diffusion_forcing": {"context": 4, "layers": 1, "width": 16, "patch": 4},
 }
 """Of worlds of diffusers, in which others act: the least of a model."""
+
+
+WITHOUT_SEQWM = """
+import importlib.abc, json, sys
+
+import torch
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "seqwm":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+try:
+    import seqwm
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("seqwm can be imported")
+"""
 
 
 @pytest.fixture
@@ -134,3 +159,21 @@ def actions_of(model, steps=6, lanes=3):
         action, state = policy.act(state, observation, reward, first)
         chosen.append(action)
     return torch.stack(chosen)
+
+
+def in_a_process_without_seqwm(script, runs, folder):
+    """The tensors that a script writes to its first argument, of runs published as the repositories in its second."""
+    source, found = folder / "script.py", folder / "found.safetensors"
+    source.write_text(WITHOUT_SEQWM + script)
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
+    with Hub() as hub, pytest.MonkeyPatch.context() as patch:
+        hub.connect(patch, folder / "here")
+        for method, run in runs.items():
+            publish(run, f"user/{method}")
+        repositories = json.dumps([f"user/{method}" for method in runs])
+        done = subprocess.run(
+            [sys.executable, str(source), str(found), repositories],
+            env=inherited | hub.environment(folder / "there"), cwd=folder, capture_output=True, text=True, timeout=100,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(found)
