@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from seqwm.hub.load import load_model
 from seqwm.hub.publish import publish
-from tests.fakes.loopback_hub import Hub
-from tests.hub.conftest import METHODS, actions_of
+from tests.hub.conftest import METHODS, actions_of, in_a_process_without_seqwm
 
-WITHOUT_SEQWM = """
-import importlib.abc, json, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "seqwm":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
-try:
-    import seqwm
-except ModuleNotFoundError:
-    pass
-else:
-    raise SystemExit("seqwm can be imported")
-"""
 THROUGH_AUTO_CLASSES = """
 import torch
 from safetensors.torch import save_file
@@ -80,22 +58,8 @@ save_file(found, sys.argv[1])
 @pytest.fixture(scope="module")
 def found_elsewhere(runs, tmp_path_factory):
     """What every published method did in a process that cannot import seqwm and knows the Hub alone."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    source = folder / "script.py"
-    acting = inspect.getsource(actions_of)
-    source.write_text(WITHOUT_SEQWM + "import torch\n" + acting + THROUGH_AUTO_CLASSES + THROUGH_TRANSFORMERS_OWN_CLASS)
-    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
-    with Hub() as hub, pytest.MonkeyPatch.context() as patch:
-        hub.connect(patch, folder / "here")
-        for method, run in runs.items():
-            publish(run, f"user/{method}")
-        repositories = json.dumps([f"user/{method}" for method in runs])
-        done = subprocess.run(
-            [sys.executable, str(source), str(folder / "found.safetensors"), repositories],
-            env=inherited | hub.environment(folder / "there"), cwd=folder, capture_output=True, text=True, timeout=100,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return load_file(folder / "found.safetensors")
+    script = inspect.getsource(actions_of) + THROUGH_AUTO_CLASSES + THROUGH_TRANSFORMERS_OWN_CLASS
+    return in_a_process_without_seqwm(script, runs, tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from seqwm.cli import main
 from seqwm.core.errors import CheckpointError
@@ -20,9 +16,7 @@ from seqwm.hub.load import load_model
 from seqwm.hub.publish import publish
 from seqwm.methods import methods
 from seqwm.nn.video_pipeline import VideoWorldPipeline
-from tests.fakes.loopback_hub import Hub
-from tests.hub.conftest import METHODS, WORLDS
-from tests.hub.test_standalone import WITHOUT_SEQWM
+from tests.hub.conftest import METHODS, WORLDS, in_a_process_without_seqwm
 
 THROUGH_A_PIPELINE = """
 from diffusers import DiffusionPipeline
@@ -52,21 +46,8 @@ def dream(pipeline):
 @pytest.fixture(scope="module")
 def found_elsewhere(worlds, tmp_path_factory):
     """What every published world drew in a process that cannot import seqwm and knows the Hub alone."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    source = folder / "script.py"
-    source.write_text(f"{WITHOUT_SEQWM}import torch\n{inspect.getsource(dream)}{THROUGH_A_PIPELINE}")
-    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
-    with Hub() as hub, pytest.MonkeyPatch.context() as patch:
-        hub.connect(patch, folder / "here")
-        for method, run in worlds.items():
-            publish(run, f"user/{method}")
-        repositories = json.dumps([f"user/{method}" for method in worlds])
-        done = subprocess.run(
-            [sys.executable, str(source), str(folder / "found.safetensors"), repositories],
-            env=inherited | hub.environment(folder / "there"), cwd=folder, capture_output=True, text=True, timeout=100,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return load_file(folder / "found.safetensors")
+    script = inspect.getsource(dream) + THROUGH_A_PIPELINE
+    return in_a_process_without_seqwm(script, worlds, tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.mark.parametrize("method", WORLDS)
