@@ -3,6 +3,7 @@
 OUT/dream.json    errors against horizon, the return so far in dream and reality, with intervals; how it was measured
     dream.png     the same as curves
     rollout.png   the longest prediction beside what happened, number by number, where the observation has no frames
+    calibration.png    of an ensemble: its predicted deviations beside its errors, and how often its intervals hold
     strip.png     frames at growing horizons, where the observation has any: reality above, the dream beneath
     dream.mp4     the same as a film
 """
@@ -23,6 +24,7 @@ from seqwm.run_folder import write_json
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
+    from seqwm.evaluation.calibration import Calibration
     from seqwm.evaluation.dream_gap import DreamGap
     from seqwm.evaluation.prediction import Prediction
 
@@ -36,11 +38,13 @@ class Dream:
     Attributes:
         prediction: errors against what was logged.
         gap: returns in dream and reality; None where there is no environment.
+        calibration: of an ensemble; None of other worlds.
         folder: where the files are.
     """
 
     prediction: Prediction
     gap: DreamGap | None
+    calibration: Calibration | None
     folder: Path
 
     def __str__(self) -> str:
@@ -53,7 +57,8 @@ class Dream:
             if curve is not None:
                 cells = [f"{h}: {curve.error[h - 1]:.3g}" for h in shown_horizons(len(curve.error))]
                 lines.append(f"error of {name or 'the observation'} ({curve.unit}) at {', '.join(cells)}")
-        return "\n".join([*lines, *([str(self.gap)] if self.gap else []), f"figures in {self.folder}"])
+        lines += [str(part) for part in (self.calibration, self.gap) if part]
+        return "\n".join([*lines, f"figures in {self.folder}"])
 
 
 def dream(
@@ -88,6 +93,7 @@ def dream(
         CheckpointError: the model is no world model, or there are no logs.
         UnfitEnvironmentError, RolloutError: as in `evaluate`.
     """
+    from seqwm.evaluation.calibration import draw_calibration
     from seqwm.evaluation.dream_figures import draw_dream, write_film, write_strip
     from seqwm.evaluation.prediction import predict, prediction_error
     from seqwm.evaluation.rollout_figure import draw_rollout
@@ -101,11 +107,13 @@ def dream(
 
     rollouts = predict(model, store.windows(model.window_length, 1), horizon=horizon, contexts=contexts, seed=seed)
     prediction = prediction_error(rollouts, store)
+    calibrated = _calibration(model, store, home if data is None else None)
     gap = _gap(model, policy, store, environment, horizon, episodes, seed) if environment else None
     measured = {
         "model": str(run_or_repository), "data": source, "environment": environment, "horizon": horizon,
         "episodes": episodes, "seed": seed,
         "prediction": dataclasses.asdict(prediction), "gap": dataclasses.asdict(gap) if gap else None,
+        "calibration": dataclasses.asdict(calibrated) if calibrated else None,
     }  # fmt: skip
     write_json(out / "dream.json", measured)
     draw_dream(prediction, gap, out / "dream.png")
@@ -117,7 +125,9 @@ def dream(
         shown = rollouts.happened[frames][longest], rollouts.predicted[frames][longest]
         write_strip(*shown, out / "strip.png")
         write_film(*shown, out / "dream.mp4")
-    return Dream(prediction, gap, out)
+    if calibrated is not None:
+        draw_calibration(calibrated, out / "calibration.png")
+    return Dream(prediction, gap, calibrated, out)
 
 
 def _world(name: str | Path, revision: str | None) -> tuple[Any, Path]:
@@ -145,6 +155,21 @@ def _logs(name: str | Path, home: Path, data: str | None) -> tuple[str, Trajecto
     if data is None:
         raise CheckpointError(f"{name}: names no data; give logs of its environment, for example --data logs/random")
     return data, load(shipped.locate_source(data))
+
+
+def _calibration(model: Any, store: TrajectoryStore, home: Path | None) -> Calibration | None:
+    """Of a model that holds an ensemble; on what it never learned from, where the logs are those of its `home`."""
+    from seqwm.control.ensemble_fit import held_out
+    from seqwm.evaluation.calibration import calibration
+    from seqwm.nn.ensemble_world import EnsembleWorld
+
+    world = getattr(model, "world", None)
+    if not isinstance(world, EnsembleWorld):
+        return None
+    if home is None:
+        return calibration(world, store)
+    recipe = parse_recipe((home / "recipe.yaml").read_text(), str(home / "recipe.yaml"))
+    return calibration(world, store, held_out(len(store), recipe.seed))
 
 
 def _gap(

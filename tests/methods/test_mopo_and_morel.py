@@ -107,7 +107,7 @@ def test_options_that_make_no_sense_and_data_that_is_too_little_are_refused():
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize(("method", "own"), [(mopo, {}), (morel, {"halt_reward": -2.0})])
+@pytest.mark.parametrize(("method", "own"), [(mopo, {"price": 0.5}), (morel, {"halt_reward": -2.0})])
 def test_it_learns_from_random_logs_alone_to_bring_a_linear_system_to_rest(method, own):
     truth = LinearWorld()
     agent = learner(method, truth.logs(episodes=60, length=20), **own)
@@ -124,4 +124,4 @@ def test_it_learns_from_random_logs_alone_to_bring_a_linear_system_to_rest(metho
             x, cost = step.state["x"], cost - step.reward
         costs.append(float(cost.mean()))
     nothing, learned = costs
-    assert learned < 0.65 * nothing  # 0.26 to 0.39 over four seeds
+    assert learned < 0.65 * nothing  # 0.28 to 0.38 over four seeds
