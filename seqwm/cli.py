@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqwm.core.errors import SeqwmError
+from seqwm.core.errors import RecipeError, SeqwmError
 
 SOURCES = """sources:
   minari:hopper/medium-v0      a Minari id, local (MINARI_DATASETS_PATH) or downloaded
@@ -115,13 +115,18 @@ def _add_data(verbs: Any) -> None:
     verb = _verb(
         kinds, "collect", _collect, "log a policy in an environment",
         "  seqwm data collect CartPole-v1 --policy random --steps 10000 --out logs/random\n"
-        "  seqwm data collect Hopper-v5 --policy runs/hopper --target 3000 --steps 50000 --out logs/dt",
+        "  seqwm data collect Hopper-v5 --policy runs/hopper --target 3000 --steps 50000 --out logs/dt\n"
+        "  seqwm data collect FrozenLake-v1 --option is_slippery=false --steps 10000 --out logs/dry",
     )  # fmt: skip
     verb.add_argument("environment", help="a registered Gymnasium id")
     verb.add_argument("--policy", default="random", help="'random', a run folder or a Hub repository")
     verb.add_argument("--target", type=float, help="return to ask a return-conditioned policy for")
     verb.add_argument("--steps", type=int, required=True, help="transitions to log")
     verb.add_argument("--out", type=Path, required=True, help="the store to make")
+    verb.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE",
+        help="keyword argument of the environment; repeatable",
+    )  # fmt: skip
     verb.add_argument("--lanes", type=int, default=16, help="environments that run side by side (%(default)s)")
     verb.add_argument("--seed", type=int, default=0)
 
@@ -194,10 +199,21 @@ def _collect(options: argparse.Namespace) -> int:
     store = collect(
         options.environment, policy, options.steps, options.out,
         lanes=options.lanes, seed=options.seed, spaces=spaces, name=options.policy,
+        options=dict(_named(text) for text in options.option),
     )  # fmt: skip
     returns = store.returns
     print(f"{options.out}: {store.rows:,} transitions in {len(store):,} episodes, mean return {returns.mean():.4g}")
     return 0
+
+
+def _named(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value read as YAML reads it."""
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise RecipeError(f"--option {text}: expected NAME=VALUE, for example --option is_slippery=false")
+    return name, yaml.safe_load(value)
 
 
 def _publish_data(options: argparse.Namespace) -> int:

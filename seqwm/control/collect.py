@@ -55,6 +55,7 @@ def collect(
         provenance = {
             "source": f"collect:{environment}",
             "environment": environment,
+            **({"environment_options": dict(options)} if options else {}),
             "policy": name or ("random" if policy is None else type(policy).__name__),
             "steps": steps,
             "lanes": vector.num_envs,

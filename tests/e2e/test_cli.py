@@ -133,6 +133,25 @@ def test_what_cannot_be_done_is_one_line_and_status_1(seqwm, line, complaint):
     assert not Path("logs").exists()
 
 
+def test_an_environment_is_collected_from_with_the_options_that_are_named(seqwm):
+    line = "data collect FrozenLake-v1 --option is_slippery=false --option map_name=4x4 --steps 400 --out dry"
+    assert seqwm(line)[0] == 0
+    store = TrajectoryStore.open(Path("dry"))
+    assert store.provenance["environment_options"] == {"is_slippery": False, "map_name": "4x4"}
+    led: dict[tuple[int, int], set[int]] = {}
+    for episode in store.episodes():
+        for state, action, following in zip(
+            episode.observations[:-1].tolist(), episode.actions.tolist(), episode.observations[1:].tolist(), strict=True
+        ):
+            led.setdefault((state, action), set()).add(following)
+    assert len(led) > 20
+    assert all(len(states) == 1 for states in led.values())  # on slippery ice there are up to three
+    status, _, complaint = seqwm("data collect FrozenLake-v1 --option slippery --steps 40 --out wet")
+    assert status == 1
+    assert "--option slippery: expected NAME=VALUE" in complaint
+    assert not Path("wet").exists()
+
+
 @pytest.mark.parametrize("line", ["", "data", "no-such-verb", "train", "data collect"])
 def test_bad_usage_is_status_2(seqwm, line):
     assert seqwm(line)[0] == 2
