@@ -91,9 +91,9 @@ def fit_rows(
     ends = torch.stack([steps.reward, steps.terminated], 1)
     outputs = torch.cat([steps.following - steps.observation, ends], 1)
     x, y, x_out, y_out = inputs[~outside], outputs[~outside], inputs[outside], outputs[outside]
-    world.input_mean.copy_(x.mean(0))
+    world.input_mean.copy_(_centre(x))
     world.input_std.copy_(_deviation(x))
-    world.output_mean.copy_(y.mean(0))
+    world.output_mean.copy_(_centre(y))
     world.output_std.copy_(_deviation(y))
     x, x_out = ((part - world.input_mean) / world.input_std for part in (x, x_out))
     y, y_out = ((part - world.output_mean) / world.output_std for part in (y, y_out))
@@ -126,7 +126,12 @@ def fit_rows(
     for saved, p in zip(best, parameters, strict=True):
         p.data.copy_(saved)
     ensemble.choose_elites(errors)
-    return {"validation_error": float(errors[ensemble.elites].mean()), "gradient_steps": done, "rows": len(x)}
+    return {
+        "validation_error": float(errors[ensemble.elites].mean()),
+        "gradient_steps": done,
+        "rows": len(x),
+        "constant_columns": int((x == 0).all(0).sum()),  # of observations and actions; the model cannot know them
+    }
 
 
 @torch.no_grad()
@@ -135,6 +140,11 @@ def _errors(world: EnsembleWorld, x: Tensor, y: Tensor) -> Tensor:
     squared = (world.ensemble(x).mean - y).square().mean(1)
     errors: Tensor = squared.clamp_min(_EXACT).log().mean(1).exp()
     return errors
+
+
+def _centre(values: Tensor) -> Tensor:
+    """The mean of each column; the value itself, not a rounded mean, where it is constant."""
+    return torch.where((values == values[0]).all(0), values[0], values.mean(0))
 
 
 def _deviation(values: Tensor) -> Tensor:
