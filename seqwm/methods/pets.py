@@ -153,7 +153,7 @@ class PetsLearner:
             weight_decay=train.weight_decay,
             batch_size=train.batch_size,
         )
-        self._fitted: dict[str, Any] = {"episodes": 0, "metrics": {}}
+        self._fitted: dict[str, Any] = {"episodes": -1, "metrics": {}}
 
     def update(self, step: int) -> Metrics:
         """One fit, or the figures of the last one where nothing has come since."""

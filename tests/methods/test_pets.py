@@ -93,10 +93,11 @@ def test_a_saved_model_plans_as_before(tmp_path):
     assert torch.equal(acts[0], acts[1])
 
 
-def test_one_episode_is_too_few_and_images_are_refused_by_name():
-    store = LinearWorld().logs(episodes=1)
-    with pytest.raises(DataError, match="1 episodes"):
-        pets.learner(SMALL, store, TRAIN, seed=0).update(0)
+def test_less_than_two_episodes_are_too_few_and_images_are_refused_by_name():
+    for episodes in (0, 1):
+        store = LinearWorld().logs(episodes=episodes)
+        with pytest.raises(DataError, match=f"{episodes} episodes"):
+            pets.learner(SMALL, store, TRAIN, seed=0).update(0)
     images = Spaces(gym_spaces.Box(0, 255, (8, 8, 3), np.uint8), gym_spaces.Discrete(2))
     with pytest.raises(SpaceError, match="expected a Box of numbers for an ensemble"):
         pets.build(SMALL, TrajectoryStore.create(None, images))
