@@ -18,6 +18,7 @@ from seqwm.core.types import Spaces
 from seqwm.data.store import TrajectoryStore
 from seqwm.hub.load import load_model
 from seqwm.methods import mbpo
+from seqwm.nn.ends import never
 from seqwm.nn.ensemble import EnsembleOptions
 from seqwm.recipe import parse_recipe
 from seqwm.run import train
@@ -48,11 +49,11 @@ def learner(**branches) -> BranchedLearner:
     return mbpo.learner(options(**branches), LinearWorld().logs(), TrainOptions(steps=100, batch_size=16), seed=0)
 
 
-def recipe(**branches):
+def recipe(ends="learned", **branches):
     description = {
         "method": "mbpo",
         "collect": {"environment": "Pendulum-v1", "lanes": 2, "prefill": 400, "updates_per_step": 0.5},
-        "model": SMALL | {"branches": SMALL["branches"] | branches},
+        "model": SMALL | {"branches": SMALL["branches"] | branches, "ends": ends},
         "train": {"steps": 60, "batch_size": 16, "track": [], "log_every": 1, "checkpoint_every": 13},
         "evaluate": {"episodes": 2, "replay": False},
     }
@@ -121,6 +122,13 @@ def test_what_happens_reaches_the_learner_before_its_episode_ends(tmp_path):
         patch.setattr(BranchedLearner, "update", update)
         train(recipe(), tmp_path / "run")
     assert seen == [(400 + 2 * (step + 1), 400) for step in range(60)]
+
+
+def test_an_end_written_by_hand_is_held_against_what_happened_and_is_the_loaded_model_s_too(tmp_path):
+    run = train(recipe(ends="by_hand"), tmp_path / "run")
+    assert {line["ends_contradicted"] for line in lines(run)} == {0.0}
+    assert {line["ended"] for line in lines(run)} == {0.0}
+    assert load_model(run).world.ends is never
 
 
 def test_with_real_rows_alone_nothing_is_fitted_or_imagined():
