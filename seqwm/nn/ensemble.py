@@ -92,7 +92,7 @@ class GaussianEnsemble(nn.Module):
     def forward(self, x: Tensor) -> Normals:
         """What every member says about its own rows, [M, B, I]; rows for all, [B, I], are given to each."""
         x = x.expand(self.options.members, *x.shape) if x.ndim == 2 else x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or x.requires_grad:
             return self._bounded(self._batched(x))
         if torch.is_grad_enabled():
             return self._bounded(_Passes.apply(x, *self.weights, *self.biases))

@@ -103,3 +103,12 @@ def test_rows_for_everyone_pass_in_pieces_and_come_back_in_order():
     ensemble, x = small(), torch.randn(5000, 3)
     with torch.no_grad():
         torch.testing.assert_close(ensemble(x).mean, ensemble._batched(x.expand(4, -1, -1))[..., :2])
+
+
+def test_gradients_reach_the_rows_where_they_are_asked_for():
+    ensemble, x = small(), torch.randn(6, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(ensemble(x).mean.sum(), x)
+    with torch.no_grad():
+        steps = 1e-2 * torch.eye(3)
+        slopes = [(ensemble(x + h).mean - ensemble(x - h).mean).sum((0, 2)) / 2e-2 for h in steps]
+    torch.testing.assert_close(gradient, torch.stack(slopes, 1), rtol=1e-2, atol=1e-3)
