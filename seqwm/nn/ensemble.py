@@ -137,11 +137,13 @@ class GaussianEnsemble(nn.Module):
         *hidden, last = [
             (weight[number].t(), bias[number, 0]) for weight, bias in zip(self.weights, self.biases, strict=True)
         ]
+        learning = torch.is_grad_enabled()
+        linear = F.linear if learning else product  # which autograd cannot follow
         outputs = []
         for piece in pieces:
             for weight, bias in hidden:
-                piece = F.silu(product(piece, weight, bias), inplace=not torch.is_grad_enabled())
-            outputs.append(product(piece, *last))
+                piece = F.silu(linear(piece, weight, bias), inplace=not learning)
+            outputs.append(linear(piece, *last))
         return torch.cat(outputs)
 
     def _bounded(self, outputs: Tensor) -> Normals:

@@ -112,3 +112,12 @@ def test_gradients_reach_the_rows_where_they_are_asked_for():
         steps = 1e-2 * torch.eye(3)
         slopes = [(ensemble(x + h).mean - ensemble(x - h).mean).sum((0, 2)) / 2e-2 for h in steps]
     torch.testing.assert_close(gradient, torch.stack(slopes, 1), rtol=1e-2, atol=1e-3)
+
+
+def test_gradients_reach_members_and_rows_where_each_row_has_its_own():
+    ensemble, member = small(inputs=70, width=80), torch.arange(90) % 4
+    x = torch.randn(90, 70, requires_grad=True)
+    found = torch.autograd.grad(ensemble.of_members(x, member).mean.sum(), [x, ensemble.weights[0]])
+    expected = torch.autograd.grad(ensemble(x).mean[member, torch.arange(90)].sum(), [x, ensemble.weights[0]])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
