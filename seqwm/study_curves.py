@@ -57,7 +57,7 @@ def draw_curves(title: str, records: Sequence[dict[str, Any]], thresholds: Seque
 
     groups = _grouped(records)
     datasets = list(dict.fromkeys(dataset for dataset, _ in groups))
-    figure = Figure(figsize=(1 + 5.5 * len(datasets), 4), layout="constrained")
+    figure = Figure(figsize=(1 + 5.5 * len(datasets), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     for number, dataset in enumerate(datasets, 1):
         axes = figure.add_subplot(1, len(datasets), number)
@@ -75,7 +75,10 @@ def draw_curves(title: str, records: Sequence[dict[str, Any]], thresholds: Seque
         axes.set_xlabel("environment steps")
         axes.set_ylabel("mean return")
         axes.set_title(dataset)
-        axes.legend(frameon=False, fontsize="small")
+    named = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        named.values(), named.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize="small"
+    )  # beside the curves, which go everywhere
     figure.suptitle(title)
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, format="png", dpi=150)
