@@ -1,4 +1,4 @@
-"""MBPO swings a pendulum up from nine hundred steps, within a minute of one core."""
+"""MBPO balances an inverted pendulum after sixteen hundred steps, within a minute and a half of one core."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from seqwm.run import train
 pytestmark = pytest.mark.learning
 
 
-def test_a_pendulum_is_swung_up_after_nine_hundred_steps_where_chance_gets_minus_twelve_hundred(tmp_path):
+def test_an_inverted_pendulum_is_balanced_after_steps_that_teach_soft_actor_critic_alone_nothing(tmp_path):
     changes = ["train.track=[]", "evaluate.every=null", "evaluate.replay=false"]
-    out = train("mbpo/pendulum", tmp_path / "run", changes=changes)
+    out = train("mbpo/inverted-pendulum", tmp_path / "run", changes=changes)
     returns = [one["return"] for one in json.loads((out / "evaluation.json").read_text())["episodes"]]
-    assert np.mean(returns) > -900  # -180 to -520 over three seeds
+    assert np.mean(returns) > 300  # 631 to 1000 over five seeds; without a world, 131 after 12 200 steps
