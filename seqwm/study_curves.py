@@ -68,7 +68,8 @@ def draw_curves(title: str, records: Sequence[dict[str, Any]], thresholds: Seque
             steps = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
             steps = steps[steps <= min(curve[-1, 0] for curve in curves)]
             median = np.median([np.interp(steps, curve[:, 0], curve[:, 2]) for curve in curves], 0)
-            axes.plot(steps, median, color=f"C{colour}", linewidth=2, label=f"{method} ({len(own)} seeds)")
+            seeds = f"{len(own)} seeds" if len(own) > 1 else "1 seed"
+            axes.plot(steps, median, color=f"C{colour}", linewidth=2, label=f"{method} ({seeds})")
         for threshold in thresholds:
             axes.axhline(threshold, color="0.8", linewidth=0.8, zorder=0)
         axes.set_xscale("log")
