@@ -21,7 +21,6 @@ from seqwm.core.shipped import shipped_folder
 from seqwm.evaluation.evaluate import Evaluation, Summary
 from seqwm.hub.dream_section import dream_section
 from seqwm.hub.finished_run import FinishedRun, read_finished
-from seqwm.hub.load import find_class
 
 PLACEHOLDER = "USER/NAME"
 """Stands for the repository in the card of a run that is not published."""
@@ -71,8 +70,7 @@ def card(run: Path, repository: str = PLACEHOLDER, *, exported: bool = False) ->
     facts = read_finished(run)
     section = method_section(facts.recipe["method"])
     metadata = yaml.safe_dump(_metadata(facts, section, repository), sort_keys=False, allow_unicode=True)
-    plays = hasattr(find_class(facts.recipe["method"]), "policy")  # else it is a world that others act in
-    use = _text("use_policy" if plays else "use_world")
+    use = _text("use_world" if facts.world else "use_policy")
     targets = [_plain(facts.headline.target)] if facts.headline and facts.headline.target is not None else []
     body = _text("template").substitute(
         title=section.title,
@@ -171,7 +169,7 @@ def _metrics(facts: FinishedRun, headline: Summary) -> list[dict[str, Any]]:
 def _results(facts: FinishedRun) -> str:
     evaluation = facts.evaluation
     if evaluation is None:
-        if not hasattr(find_class(facts.recipe["method"]), "policy"):
+        if facts.world:
             return "It has no policy, so nothing was played; `seqwm dream` puts it beside reality."
         return "It was not played: the data names no environment that could be built."
     asked = evaluation.targets != [None]

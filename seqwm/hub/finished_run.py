@@ -24,6 +24,7 @@ class FinishedRun:
         parameters: numbers in the weights, those of normalisation counted.
         evaluation: every episode, where it was measured.
         pictures: which of curve.png and replay.mp4 there are.
+        world: whether the model is one of diffusers, a world without a policy.
     """
 
     recipe: dict[str, Any]
@@ -31,6 +32,7 @@ class FinishedRun:
     parameters: int
     evaluation: Evaluation | None
     pictures: frozenset[str]
+    world: bool
 
     @property
     def environment(self) -> str | None:
@@ -63,6 +65,7 @@ def read_finished(run: Path) -> FinishedRun:
             parameters=_parameters(run / "model"),
             evaluation=Evaluation.from_json(_json(run, "evaluation.json")) if evaluated else None,
             pictures=frozenset(name for name in ("curve.png", "replay.mp4") if (run / name).is_file()),
+            world=any((run / "model").glob("diffusion_pytorch_model*")),
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         mend = "expected the folder of a finished run (recipe.yaml, run.json, model/)"
