@@ -93,9 +93,12 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
         if arena and not hasattr(learner.trained(), "policy"):
             say(f"{recipe.method} makes a world and no policy, so nothing plays in {arena}; see `seqwm dream {out}`")
             arena = None
-        seconds = _fit(learner, recipe, out, record, _collect(recipe, learner, store, vector), saved, arena)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        try:
+            seconds = _fit(learner, recipe, out, record, _collect(recipe, learner, store, vector), saved, arena)
+        finally:
+            # Also when asked to stop: its threads would abort a process that ends with them running.
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
     if not is_first():
         return out
 

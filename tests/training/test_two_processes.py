@@ -35,7 +35,8 @@ if world > 1:
 """
 
 STOPPED = """
-import os, signal, sys, time
+import os, signal, sys
+import torch
 from seqwm.training.loop import train
 from seqwm.training.options import TrainOptions
 from seqwm.training.supervised import SupervisedLearner
@@ -56,6 +57,7 @@ try:
     train(learner, 100000, hooks=[hook])
 except SystemExit as stop:
     open(f"{sys.argv[1]}/status-{rank}-{stop.code}", "w").close()
+torch.distributed.destroy_process_group()
 """
 
 
