@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqwm.nn.finite_scalar import FiniteScalar
@@ -14,6 +14,7 @@ from seqwm.nn.finite_scalar import FiniteScalar
 levels = st.lists(st.integers(2, 5), min_size=1, max_size=4)
 
 
+@settings(deadline=None)
 @given(levels)
 def test_every_code_has_a_point_of_its_own_that_is_quantised_to_itself(levels):
     quantise = FiniteScalar(levels)
@@ -26,6 +27,7 @@ def test_every_code_has_a_point_of_its_own_that_is_quantised_to_itself(levels):
     torch.testing.assert_close(again, points)
 
 
+@settings(deadline=None)
 @given(levels, st.integers(0, 99))
 def test_the_nearest_point_is_taken(levels, seed):
     quantise = FiniteScalar(levels)
