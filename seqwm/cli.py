@@ -82,7 +82,7 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], help:
 def _add_data(verbs: Any) -> None:
     data = verbs.add_parser(
         "data",
-        help="inspect, validate, convert, collect and publish datasets",
+        help="inspect, validate, convert, collect, label and publish datasets",
         epilog=SOURCES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -129,6 +129,16 @@ def _add_data(verbs: Any) -> None:
     )  # fmt: skip
     verb.add_argument("--lanes", type=int, default=16, help="environments that run side by side (%(default)s)")
     verb.add_argument("--seed", type=int, default=0)
+
+    verb = _verb(
+        kinds, "label", _label, "write a dataset anew with latent actions in place of its own, or of none",
+        "  seqwm data label runs/latent_actions/sprites-16 video:clips --out labelled\n"
+        "  seqwm train recipes/behavior_cloning/hopper.yaml --set data.source=labelled",
+    )  # fmt: skip
+    verb.add_argument("model", help="a run folder or a Hub repository of latent_actions")
+    verb.add_argument("source")
+    verb.add_argument("--out", type=Path, required=True, help="the store to make")
+    verb.add_argument("--revision", help="of a Hub repository")
 
     verb = _verb(
         kinds, "publish", _publish_data, "publish a dataset on the Hub as Parquet that others can read",
@@ -216,6 +226,19 @@ def _named(text: str) -> tuple[str, Any]:
     return name, yaml.safe_load(value)
 
 
+def _label(options: argparse.Namespace) -> int:
+    from seqwm.control.labels import labelled
+    from seqwm.core.errors import CheckpointError
+    from seqwm.hub.load import load_model
+
+    model = load_model(options.model, revision=options.revision)
+    if not hasattr(model, "infer"):
+        raise CheckpointError(f"{options.model}: {type(model).__name__} infers no latent actions; give such a model")
+    store = labelled(model, _load(options.source), options.out)
+    print(f"{options.out}: {store.rows:,} transitions in {len(store):,} episodes, actions 0 to {model.codes - 1}")
+    return 0
+
+
 def _publish_data(options: argparse.Namespace) -> int:
     from seqwm.hub.publish_data import publish_data
 
@@ -300,7 +323,8 @@ def _add_dream(verbs: Any) -> None:
     verb = _verb(
         verbs, "dream", _dream, "put a world model beside reality: figures, film, the gap",
         "  seqwm dream runs/dreamer/cartpole\n"
-        "  seqwm dream user/my-world --data minari:hopper/medium-v0 --env Hopper-v5 --policy random",
+        "  seqwm dream user/my-world --data minari:hopper/medium-v0 --env Hopper-v5 --policy random\n"
+        "  seqwm dream runs/latent_actions/sprites-16 --actions 0,0,3,3,5 --labels 16",
     )  # fmt: skip
     verb.add_argument("model", help="a run folder or a Hub repository")
     verb.add_argument("--data", help="logs to predict; what the run collected or learned from by default")
@@ -311,7 +335,21 @@ def _add_dream(verbs: Any) -> None:
     verb.add_argument("--episodes", type=int, default=32, help="in dream and in reality (%(default)s)")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--revision", help="of a Hub repository")
+    verb.add_argument(
+        "--actions",
+        type=_numbers,
+        metavar="N,N,...",
+        help="film a dream under these: codes of a world of latent actions",
+    )
+    verb.add_argument(
+        "--real-actions", action="store_true", help="--actions are the logs', turned into codes by the map"
+    )
+    verb.add_argument("--labels", type=int, default=16, help="true actions to fit that map with (%(default)s)")
     verb.add_argument("--out", type=Path, help="folder to write (RUN/dream)")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _dream(options: argparse.Namespace) -> int:
@@ -329,6 +367,9 @@ def _dream(options: argparse.Namespace) -> int:
             seed=options.seed,
             out=options.out,
             revision=options.revision,
+            actions=options.actions,
+            real_actions=options.real_actions,
+            labels=options.labels,
         )
     )
     return 0

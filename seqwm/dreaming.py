@@ -6,29 +6,38 @@ OUT/dream.json    errors against horizon, the return so far in dream and reality
     calibration.png    of an ensemble: its predicted deviations beside its errors, and how often its intervals hold
     strip.png     frames at growing horizons, where the observation has any: reality above, the dream beneath
     dream.mp4     the same as a film
+    actions.json  of latent actions: what codes mean and whether they are actions at all; actions.png shows it
+    driven.mp4    a dream under actions that were asked for; driven.png shows its frames
+
+A world of latent actions is measured under the codes that it infers from the logs. Where those tell the true actions,
+its map from codes to actions is fitted with a few of them and saved with the run's model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqwm.core import shipped
-from seqwm.core.errors import CheckpointError
+from seqwm.core.errors import CheckpointError, SpaceError
 from seqwm.core.protocols import Policy, WorldModel
 from seqwm.core.spaces import is_image, leaf_spaces
+from seqwm.core.tree import tree_map
 from seqwm.recipe import parse_recipe
 from seqwm.run_folder import write_json
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
+    from seqwm.evaluation.action_report import ActionReport
     from seqwm.evaluation.calibration import Calibration
     from seqwm.evaluation.dream_gap import DreamGap
     from seqwm.evaluation.prediction import Prediction
 
 _FILMED = 4
+_REPEATED = 6  # times that a code is done to show what it does
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,12 +48,14 @@ class Dream:
         prediction: errors against what was logged.
         gap: returns in dream and reality; None where there is no environment.
         calibration: of an ensemble; None of other worlds.
+        actions: of latent actions, where the logs tell the true ones; None of other worlds.
         folder: where the files are.
     """
 
     prediction: Prediction
     gap: DreamGap | None
     calibration: Calibration | None
+    actions: ActionReport | None
     folder: Path
 
     def __str__(self) -> str:
@@ -57,7 +68,7 @@ class Dream:
             if curve is not None:
                 cells = [f"{h}: {curve.error[h - 1]:.3g}" for h in shown_horizons(len(curve.error))]
                 lines.append(f"error of {name or 'the observation'} ({curve.unit}) at {', '.join(cells)}")
-        lines += [str(part) for part in (self.calibration, self.gap) if part]
+        lines += [str(part) for part in (self.calibration, self.actions, self.gap) if part]
         return "\n".join([*lines, f"figures in {self.folder}"])
 
 
@@ -73,6 +84,9 @@ def dream(
     seed: int = 0,
     out: str | Path | None = None,
     revision: str | None = None,
+    actions: Sequence[int] | None = None,
+    real_actions: bool = False,
+    labels: int = 16,
 ) -> Dream:
     """Compare a trained world model with what was logged, and its dreams with what an environment gives.
 
@@ -88,11 +102,16 @@ def dream(
         seed: names moments, dreams and episodes.
         out: folder to write; RUN/dream, or ./dream for a repository, when None.
         revision: branch, tag or commit of a Hub repository.
+        actions: discrete ones to film a dream under: those of the world, codes where it has latent actions.
+        real_actions: `actions` are those of the logs, to be turned into codes by the map.
+        labels: true actions that the map of latent actions is fitted with.
 
     Raises:
         CheckpointError: the model is no world model, or there are no logs.
+        SpaceError: `actions` that the world does not have, or frames that are not there to be filmed.
         UnfitEnvironmentError, RolloutError: as in `evaluate`.
     """
+    from seqwm.control.labels import labelled
     from seqwm.evaluation.calibration import draw_calibration
     from seqwm.evaluation.dream_figures import draw_dream, write_film, write_strip
     from seqwm.evaluation.prediction import predict, prediction_error
@@ -105,6 +124,11 @@ def dream(
     out = Path(out) if out is not None else (home / "dream" if (home / "run.json").is_file() else Path("dream"))
     out.mkdir(parents=True, exist_ok=True)
 
+    meant = _latent(model, store, home, labels, seed, out)
+    if hasattr(model, "infer"):
+        store, environment = labelled(model, store), None  # whatever acts in it from here on acts in codes
+    if actions is not None:
+        _drive(model, store, actions, real_actions, seed, out)
     rollouts = predict(model, store.windows(model.window_length, 1), horizon=horizon, contexts=contexts, seed=seed)
     prediction = prediction_error(rollouts, store)
     calibrated = _calibration(model, store, home if data is None else None)
@@ -114,6 +138,7 @@ def dream(
         "episodes": episodes, "seed": seed,
         "prediction": dataclasses.asdict(prediction), "gap": dataclasses.asdict(gap) if gap else None,
         "calibration": dataclasses.asdict(calibrated) if calibrated else None,
+        "actions": dataclasses.asdict(meant) if meant else None,
     }  # fmt: skip
     write_json(out / "dream.json", measured)
     draw_dream(prediction, gap, out / "dream.png")
@@ -127,7 +152,7 @@ def dream(
         write_film(*shown, out / "dream.mp4")
     if calibrated is not None:
         draw_calibration(calibrated, out / "calibration.png")
-    return Dream(prediction, gap, calibrated, out)
+    return Dream(prediction, gap, calibrated, meant, out)
 
 
 def _world(name: str | Path, revision: str | None) -> tuple[Any, Path]:
@@ -155,6 +180,69 @@ def _logs(name: str | Path, home: Path, data: str | None) -> tuple[str, Trajecto
     if data is None:
         raise CheckpointError(f"{name}: names no data; give logs of its environment, for example --data logs/random")
     return data, load(shipped.locate_source(data))
+
+
+def _latent(model: Any, store: TrajectoryStore, home: Path, labels: int, seed: int, out: Path) -> ActionReport | None:
+    """What latent actions mean, where the logs tell the true ones; the map goes into the run's model."""
+    from seqwm.evaluation.action_page import draw_actions
+    from seqwm.evaluation.action_report import action_report, has_labels
+    from seqwm.run_folder import write_folder
+
+    if not hasattr(model, "infer") or not has_labels(store):
+        return None
+    report = action_report(model, store, labels, seed)
+    write_json(out / "actions.json", dataclasses.asdict(report))
+    draw_actions(report, _each_code(model, store), out / "actions.png")
+    if (home / "run.json").is_file():
+        write_folder(home / "model", model.save_pretrained)
+    return report
+
+
+def _each_code(model: Any, store: TrajectoryStore) -> Any:
+    """One logged frame, and what follows when each code is done over and over, uint8 [codes, steps + 1, H, W, C]."""
+    import torch
+
+    from seqwm.evaluation.video_metrics import dreamt
+
+    window = store.windows(model.window_length, 1).batch(0)
+    repeated = dataclasses.replace(
+        window,
+        observations=tree_map(lambda leaf: leaf.expand(model.codes, *leaf.shape[1:]), window.observations),
+        valid=window.valid.expand(model.codes, -1),
+    )
+    codes = torch.arange(model.codes)[:, None].expand(-1, _REPEATED)
+    return dreamt(model, repeated, codes, None)
+
+
+def _drive(
+    model: Any, store: TrajectoryStore, actions: Sequence[int], real_actions: bool, seed: int, out: Path
+) -> None:
+    """A film of a dream under discrete actions, from a logged moment."""
+    import numpy as np
+    import torch
+    from gymnasium import spaces
+
+    from seqwm.evaluation.dream_figures import write_film, write_strip
+    from seqwm.evaluation.video_metrics import dreamt
+
+    space = store.spaces.action
+    if not isinstance(space, spaces.Discrete) or not any(map(is_image, leaf_spaces(store.spaces.observation).values())):
+        raise SpaceError(f"actions: found a world of {store.spaces}, expected one Discrete action and frames to film")
+    codes = torch.tensor(list(actions))
+    if real_actions:
+        if not hasattr(model, "code_of"):
+            raise SpaceError("real_actions: this world has no latent actions, so its actions are real; leave it out")
+        codes = model.code_of(codes)
+    strays = [code for code in codes.tolist() if not space.start <= code < space.start + space.n]
+    if strays or not len(codes):
+        raise SpaceError(
+            f"actions: found {strays or 'none'}, expected numbers from {space.start} to {space.start + space.n - 1}"
+        )
+    window = store.windows(model.window_length, 1, seed).batch(0)
+    film = dreamt(model, window, codes[None], seed)
+    still = np.repeat(film[:, :1], film.shape[1], 1)
+    write_strip(still[:, 1:], film[:, 1:], out / "driven.png")
+    write_film(still[:, 1:], film[:, 1:], out / "driven.mp4")
 
 
 def _calibration(model: Any, store: TrajectoryStore, home: Path | None) -> Calibration | None:

@@ -12,7 +12,7 @@ frames is larger.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ from seqwm.core.random import torch_generator
 from seqwm.core.tree import flatten, tree_map, unflatten
 from seqwm.core.types import Batch, TensorTree
 from seqwm.data.store import TrajectoryStore
+from seqwm.nn.frames import from_bytes
+from seqwm.nn.inverse_dynamics import InverseDynamics
 
 Frames = NDArray[np.uint8]
 
@@ -214,48 +216,60 @@ def obedience(
 
 
 class Judge(nn.Module):
-    """An inverse model: which discrete action lies between two frames. Trained on real steps by `judge`."""
+    """An inverse model: which discrete action lies before the last of some frames. Trained on real steps by `judge`."""
 
-    def __init__(self, colours: int, choices: int, width: int = 32) -> None:
+    def __init__(self, frames: int, colours: int, choices: int, unshuffle: int = 1, width: int = 32) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(3 * colours, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.ReLU(),
-        )
-        self.leave = nn.Linear(2 * width, choices)
+        self.inverse = InverseDynamics(frames, colours, choices, width, unshuffle)
 
-    def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """Logits [N, choices] of frames uint8 [N, H, W, C]."""
-        one, other = (frames.movedim(-1, 1).float() / 127.5 - 1 for frames in (before, after))
-        x = self.convolutions(torch.cat((one, other, other - one), 1))
-        logits: Tensor = self.leave(torch.cat((x.amax((2, 3)), x.mean((2, 3))), -1))
+    def forward(self, frames: Tensor) -> Tensor:
+        """Logits [N, choices] of frames uint8 [N, F, H, W, C]."""
+        logits: Tensor = self.inverse(from_bytes(frames))
         return logits
 
     @torch.no_grad()
-    def name(self, before: Frames, after: Frames) -> NDArray[np.int64]:
-        """The likeliest action of each pair, int64 [N]."""
-        named: NDArray[np.int64] = self(torch.from_numpy(before), torch.from_numpy(after)).argmax(-1).numpy()
+    def name(self, frames: Frames) -> NDArray[np.int64]:
+        """The likeliest action, int64 [N], before the last of frames [N, F, H, W, C]."""
+        parts = [self(part).argmax(-1) for part in torch.from_numpy(frames).split(256)]
+        named: NDArray[np.int64] = torch.cat(parts).numpy()
         return named
 
 
-def judge(store: TrajectoryStore, choices: int, updates: int = 400, batch_size: int = 64, seed: int = 0) -> Judge:
-    """A judge trained on pairs of a store with one image and one discrete action, the actions from 0."""
+def judge(
+    store: TrajectoryStore,
+    choices: int,
+    updates: int = 400,
+    batch_size: int = 64,
+    seed: int = 0,
+    *,
+    frames: int = 2,
+    unshuffle: int = 1,
+    episodes: Sequence[int] | None = None,
+) -> Judge:
+    """A judge trained on a store with one image and one discrete action.
+
+    Args:
+        store: real steps.
+        choices: actions, counted from the space's first.
+        updates, batch_size, seed: of the training.
+        frames: that it sees.
+        unshuffle: pixels along each side that become channels.
+        episodes: to learn from; all when None.
+    """
+    windows = store.windows(frames, batch_size, seed, episodes=episodes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        first = store.windows(2, batch_size, seed).batch(0)
-        model = Judge(_images(first).shape[-1], choices)
+        model = Judge(frames, _images(windows.batch(0)).shape[-1], choices, unshuffle)
+    start = int(getattr(store.spaces.action, "start", 0))
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
-    windows = store.windows(2, batch_size, seed)
     for step in range(updates):
         batch = windows.batch(step)
         whole = batch.valid.all(1)
+        if not whole.any():
+            continue
         assert batch.actions is not None
-        frames, actions = _images(batch)[whole], next(iter(flatten(batch.actions).values()))[whole, 0]
-        loss = F.cross_entropy(model(frames[:, 0], frames[:, 1]), actions)
+        seen, actions = _images(batch)[whole], next(iter(flatten(batch.actions).values()))[whole, -2] - start
+        loss = F.cross_entropy(model(seen), actions)
         loss.backward()
         for group in optimiser.param_groups:
             group["lr"] = 3e-3 * (1 - step / updates)

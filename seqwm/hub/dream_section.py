@@ -12,7 +12,7 @@ from seqwm.evaluation.dream_gap import shown_horizons
 FOLDER = "dream"
 """Of a run and of a repository: dream.json and pictures."""
 
-PICTURES = ("dream.png", "calibration.png", "rollout.png", "strip.png", "dream.mp4")
+PICTURES = ("dream.png", "calibration.png", "actions.png", "rollout.png", "strip.png", "dream.mp4")
 
 
 def dream_section(run: Path) -> str:

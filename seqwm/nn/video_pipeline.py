@@ -36,7 +36,7 @@ class _Logged:
 
 
 class VideoWorldPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Dreams of one world: a video_diffusion or diffusion_forcing model."""
+    """Dreams of one world: a video_diffusion, diffusion_forcing or latent_actions model."""
 
     def __init__(self, world: Any) -> None:
         super().__init__()
@@ -52,13 +52,16 @@ class VideoWorldPipeline(DiffusionPipeline):  # type: ignore[misc]
     ) -> VideoWorldOutput:
         """What follows when actions are taken.
 
-            Args:
-                frames: uint8 [B, T, H', W', C], those seen so far, T at least 1.
-                actions: those to take, [B, H] or [B, H, A]; zeros [B, H] for a world of video without actions.
-        XX            generator: of the noise that frames are drawn from; the likeliest is drawn without one.
+        Args:
+            frames: uint8 [B, T, H', W', C], those seen so far, T at least 1.
+            actions: those to take, [B, H] or [B, H, A]; codes for latent_actions; zeros [B, H] for a world of video
+                without actions.
+            past_actions: those between the frames seen, [B, T - 1] or [B, T - 1, A]; without them only the last frame
+                is looked at.
+            generator: of the noise that frames are drawn from; the likeliest is drawn without one.
 
-            Raises:
-                ValueError: frames of another dtype or size, or as many past actions as do not fit.
+        Raises:
+            ValueError: frames of another dtype or size, or as many past actions as do not fit.
         """
         shape = tuple(self.world.config.observation_space["shape"])
         if frames.dtype != torch.uint8 or frames.ndim != 5 or tuple(frames.shape[2:]) != shape:

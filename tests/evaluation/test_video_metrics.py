@@ -153,16 +153,20 @@ def test_true_actions_lead_nearer_to_the_truth_than_those_of_others_where_action
 
 def test_a_judge_learns_which_action_lies_between_real_frames_and_finds_it_in_obedient_dreams(store):
     inverse = judge(store, 5, updates=150)
+
+    def named(before, after):
+        return inverse.name(np.stack([before, after], 1))
+
     given = clips(store, 1, HORIZON, 100)
     before, after, actions = given.frames[:, 0], given.frames[:, 1], given.actions[:, 0].numpy()
     told = (expected_places(before, actions) >= 0).all(-1)
-    assert (inverse.name(before, after) == actions)[told].mean() > 0.9
+    assert (named(before, after) == actions)[told].mean() > 0.9
 
     def wanted(frames, actions):
         return np.where((expected_places(frames, actions) >= 0).all(-1), actions, -1)
 
-    assert obedience(SpriteRules(), given, 5, inverse.name, wanted) > 0.9
-    assert obedience(SpriteRules(deaf=True), given, 5, inverse.name, wanted) < 0.2
+    assert obedience(SpriteRules(), given, 5, named, wanted) > 0.9
+    assert obedience(SpriteRules(deaf=True), given, 5, named, wanted) < 0.2
 
 
 def test_a_dream_goes_on_from_the_context_step_by_step(store):

@@ -1,4 +1,4 @@
-"""Logs of frames in which the next frame is a function of the action alone, or of nothing."""
+"""Logs of frames in which what an action does is known exactly."""
 
 from __future__ import annotations
 
@@ -39,4 +39,21 @@ def shaded_logs(episodes=40, steps=12, pixels=8, seed=0, *, actions=True, reward
                 not terminated,
             )
         )
+    return store
+
+
+def moving_logs(episodes=60, steps=20, pixels=12, seed=0) -> TrajectoryStore:
+    """A square of two pixels goes up, down, left or right by one, or stays; what leaves on one side comes back."""
+    draw = np.random.default_rng(seed)
+    moves = np.array([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)])
+    image = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
+    store = TrajectoryStore.create(None, Spaces(image, spaces.Discrete(len(moves))), rewards=False)
+    for _ in range(episodes):
+        actions = draw.integers(0, len(moves), steps)
+        places = draw.integers(0, pixels, 2) + np.concatenate([np.zeros((1, 2), np.int64), moves[actions].cumsum(0)])
+        frames = np.full((steps + 1, pixels, pixels, 3), draw.integers(0, 120), np.uint8)
+        for frame, (row, column) in zip(frames, places, strict=True):
+            for down, across in np.ndindex(2, 2):
+                frame[(row + down) % pixels, (column + across) % pixels] = 230, 60, 50
+        store.append(Episode(frames, actions, None, False, True))
     return store

@@ -53,6 +53,7 @@ METHODS = [*SMALL, *PENDULUM, *PLAYED]
 WORLDS = {
     "video_diffusion": {"channels": [16], "width": 32, "context_noise": 0.3},
     "diffusion_forcing": {"context": 4, "layers": 1, "width": 16, "patch": 4},
+    "latent_actions": {"channels": [16], "width": 16, "unshuffle": 2},
 }
 """Of worlds of diffusers, in which others act: the least of a model."""
 

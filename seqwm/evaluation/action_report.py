@@ -1,0 +1,323 @@
+"""Do latent actions mean anything? Codes beside the actions that were really taken, and beside what frames show.
+
+Codes say nothing by themselves; a few labels give them meaning. `action_report` measures on episodes that no label was
+taken from:
+
+- *purity*: how often the action that most often goes with a code was the one taken (each code's majority, with all
+  labels), and *mapped*: how often the map fitted with n labels names it. The *ceiling* is what an inverse model trained
+  with all labels reaches: no one can tell what a wall stopped. NMI is the mutual information of codes and actions over
+  the mean of their entropies.
+- *probe*: how often a linear classifier of the numbers before they are rounded names the action. Corners of a cube
+  need not be linearly separable into actions, so it may be below the purity.
+- *Delta-PSNR* (Bruce et al., "Genie", 2024): how much nearer the inferred codes lead to what happened than codes drawn
+  at random.
+- *leak*: a code must be an action and not a small copy of the next frame. Codes of other steps must spoil the
+  prediction (`shuffled`), and must bring the other step's action (`transplanted`, in the eyes of the inverse model,
+  where it names that action on the real step) into this step's frame, not the other's frame (`own_frame`).
+
+The labels of a map are asked for, not drawn: each code gets a share by how often it occurs, the steps whose numbers lie
+nearest to the code's point first. Where a code's labels disagree evenly, an action that no other code stands for wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces as gym_spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqwm.core.spaces import leaf_spaces
+from seqwm.core.tree import flatten
+from seqwm.data.store import TrajectoryStore
+from seqwm.evaluation.video_metrics import judge, psnr
+from seqwm.nn.frames import at_levels, from_bytes, to_bytes
+
+LABELS = (16, 128)
+_STEPS = 4096  # looked at, at most, in each of the two parts of the episodes
+_FITTED = 0.8  # of the episodes
+_COLLAPSED, _IGNORED, _KEPT = 1.5, 1.0, 0.9
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionReport:
+    """What was measured, on `steps` steps of held-out episodes.
+
+    Attributes:
+        labels: that the model's map was fitted with.
+        table: how often each code went with each action, [codes][actions].
+        codes_in_use: that occur at all.
+        perplexity: the exponential of the codes' entropy.
+        purity, nmi, ceiling: see above.
+        mapped, probe: by the number of labels.
+        action_of, confidence: of each code by the model's map; -1 for a code without labels.
+        psnr: of the prediction under the inferred codes; `copied` of the last frame.
+        delta_psnr, shuffled: what random codes and those of other steps cost, in dB.
+        transplanted: share of steps that show another step's action when given its code.
+        own_frame: share of those that are nearer to their own frame than to the other step's.
+        warnings: what is wrong, and the option to change.
+    """
+
+    steps: int
+    labels: int
+    table: list[list[int]]
+    codes_in_use: int
+    perplexity: float
+    purity: float
+    nmi: float
+    ceiling: float
+    mapped: dict[str, float]
+    probe: dict[str, float]
+    action_of: list[int]
+    confidence: list[float]
+    psnr: float
+    copied: float
+    delta_psnr: float
+    shuffled: float
+    transplanted: float
+    own_frame: float
+    warnings: list[str]
+
+    def __str__(self) -> str:
+        """The figures in a few lines."""
+        share = ", ".join(
+            f"{value:.3f} ({value / self.ceiling:.0%}) with {n} labels" for n, value in self.mapped.items()
+        )
+        lines = [
+            f"{self.codes_in_use} codes in use, perplexity {self.perplexity:.2f}; NMI {self.nmi:.2f}",
+            f"purity {self.purity:.3f}, {self.purity / self.ceiling:.0%} of the ceiling {self.ceiling:.3f}",
+            f"the map names {share}",
+            f"Delta-PSNR {self.delta_psnr:.1f} dB ({self.psnr:.1f} under inferred codes, copying {self.copied:.1f})",
+            f"leak: other codes cost {self.shuffled:.1f} dB, bring their action in {self.transplanted:.0%} of steps, "
+            f"and {self.own_frame:.0%} stay in their own frame",
+        ]
+        return "\n".join([*lines, *(f"WARNING: {warning}" for warning in self.warnings)])
+
+
+def has_labels(store: TrajectoryStore) -> bool:
+    """Whether a store's actions are one number out of a few."""
+    return store.spaces.action is not None and isinstance(store.spaces.action, gym_spaces.Discrete)
+
+
+@torch.no_grad()
+def action_report(
+    model: Any, store: TrajectoryStore, labels: int = 16, seed: int = 0, updates: int = 800
+) -> ActionReport:
+    """Measure a model of latent actions, and fit its map with `labels` true actions.
+
+    Args:
+        model: as `seqwm.methods.latent_actions`; its `mapped_action` and `mapped_confidence` are written.
+        store: frames and discrete actions.
+        labels: that the map may use.
+        seed: of the steps looked at.
+        updates: of the inverse model that is the ceiling.
+
+    Raises:
+        ValueError: actions that are not discrete, fewer than five episodes, or fewer steps than labels.
+    """
+    action = store.spaces.action
+    if not isinstance(action, gym_spaces.Discrete):
+        raise ValueError(f"{store.path}: found actions {action}, expected one Discrete to compare codes with")
+    if len(store) < 5:
+        raise ValueError(f"{store.path}: found {len(store)} episodes, expected at least 5 to hold some out")
+    order = np.random.default_rng(seed).permutation(len(store))
+    cut = max(1, round(_FITTED * len(store)))
+    parts = [_steps(model, store, np.sort(part), seed) for part in (order[:cut], order[cut:])]
+    fit, held = parts
+    choices = int(action.n)
+    if len(fit.codes) < labels:
+        raise ValueError(f"{store.path}: found {len(fit.codes)} whole windows, expected at least the {labels} labels")
+
+    with torch.enable_grad():
+        inverse = judge(
+            store,
+            choices,
+            updates,
+            seed=seed,
+            frames=model.window_length,
+            unshuffle=int(model.config.unshuffle),
+            episodes=[int(number) for number in order[:cut]],
+        )
+    told = inverse.name(held.frames)
+    table = np.zeros((model.codes, choices), np.int64)
+    np.add.at(table, (held.codes, held.actions), 1)
+    mapped, probe = {}, {}
+    for count in (*(n for n in LABELS if n <= len(fit.codes)), len(fit.codes)):
+        chosen = ask_for(fit.codes, fit.distance, count)
+        of, _ = fitted_map(fit.codes[chosen], fit.actions[chosen], model.codes)
+        mapped[str(count)] = float((of[held.codes] == held.actions).mean())
+        with torch.enable_grad():
+            probe[str(count)] = _probe(fit, held, chosen, choices)
+    chosen = ask_for(fit.codes, fit.distance, labels)
+    of, confidence = fitted_map(fit.codes[chosen], fit.actions[chosen], model.codes)
+    model.mapped_action.copy_(torch.from_numpy(of))
+    model.mapped_confidence.copy_(torch.from_numpy(confidence))
+
+    drawn = np.random.default_rng(seed).integers(model.codes, size=len(held.codes))
+    other = np.roll(np.arange(len(held.codes)), len(held.codes) // 2)
+    before, after = held.frames[:, -2], held.frames[:, -1]
+    own, random, moved = (_foretold(model, held.frames, codes) for codes in (held.codes, drawn, held.codes[other]))
+    seen = inverse.name(np.concatenate([held.frames[:, :-1], moved[:, None]], 1))
+    clear = (told == held.actions)[other] & (held.codes[other] != held.codes)
+    error = [_squared(moved, after), _squared(moved, after[other])]
+    best = psnr(own, after)
+    usage = table.sum(1) / max(1, table.sum())
+    report = ActionReport(
+        steps=len(held.codes),
+        labels=labels,
+        table=table.tolist(),
+        codes_in_use=int((usage > 0).sum()),
+        perplexity=math.exp(_entropy(usage)),
+        purity=float(table.max(1).sum() / max(1, table.sum())),
+        nmi=mutual_information(table),
+        ceiling=float((told == held.actions).mean()),
+        mapped=mapped,
+        probe=probe,
+        action_of=of.tolist(),
+        confidence=[round(float(value), 3) for value in confidence],
+        psnr=best,
+        copied=psnr(before, after),
+        delta_psnr=best - psnr(random, after),
+        shuffled=best - psnr(moved, after),
+        transplanted=float((seen == held.actions[other])[clear].mean()) if clear.any() else 0.0,
+        own_frame=float((error[0] < error[1]).mean()),
+        warnings=[],
+    )
+    report.warnings.extend(_warnings(report))
+    return report
+
+
+def ask_for(codes: Codes, distance: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The `count` steps whose labels say most: of each code by its share, the surest first; int64 [count]."""
+    used, share = np.unique(codes, return_counts=True)
+    order = [np.flatnonzero(codes == code)[np.argsort(distance[codes == code], kind="stable")] for code in used]
+    ranked = sorted(
+        ((place + 0.5) / size, int(step))
+        for steps, size in zip(order, share, strict=True)
+        for place, step in enumerate(steps)
+    )
+    first = [int(steps[0]) for steps in sorted(order, key=len, reverse=True)][:count]
+    rest = [step for _, step in ranked if step not in set(first)]
+    return np.array([*first, *rest][:count], np.int64)
+
+
+def fitted_map(codes: Codes, actions: Codes, size: int) -> tuple[Codes, NDArray[np.float32]]:
+    """The action that each of `size` codes stands for (-1 without labels), and the share of its labels that agree."""
+    choices = int(actions.max(initial=0)) + 1
+    table = np.zeros((size, choices), np.int64)
+    np.add.at(table, (codes, actions), 1)
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    of, taken = np.full(size, -1), np.zeros(choices, np.int64)
+    for code in np.argsort(-share.max(1), kind="stable"):
+        if not table[code].any():
+            continue
+        best = np.flatnonzero(table[code] == table[code].max())
+        of[code] = best[np.argmin(taken[best])]
+        taken[of[code]] += 1
+    confidence = np.where(of >= 0, share[np.arange(size), of.clip(0)], 0.0)
+    return of, confidence.astype(np.float32)
+
+
+def mutual_information(table: NDArray[np.int64]) -> float:
+    """Of rows and columns of a table of counts, over the mean of their entropies; 0 where neither varies."""
+    joint = table / max(1, table.sum())
+    rows, columns = _entropy(joint.sum(1)), _entropy(joint.sum(0))
+    mean = (rows + columns) / 2
+    return (rows + columns - _entropy(joint.ravel())) / mean if mean > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """N steps: frames uint8 [N, context + 1, H, W, C], actions and codes [N], numbers [N, D], distance to the point."""
+
+    frames: NDArray[np.uint8]
+    actions: Codes
+    codes: Codes
+    numbers: NDArray[np.float32]
+    distance: NDArray[np.float32]
+
+
+def _steps(model: Any, store: TrajectoryStore, episodes: Sequence[int] | NDArray[Any], seed: int) -> _Steps:
+    windows = store.windows(model.window_length, _STEPS, seed, episodes=[int(number) for number in episodes])
+    batch = windows.batch(0)
+    whole = batch.valid.all(1)
+    frames = flatten(batch.observations)[model.image][whole]
+    assert batch.actions is not None
+    actions = next(iter(flatten(batch.actions).values()))[whole, -2]
+    parts = [model.infer(part.to(model.device)) for part in frames.split(256)]
+    codes, numbers = (torch.cat([part[at] for part in parts]).cpu() for at in range(2))
+    points = model.quantise.values(codes.to(model.device)).cpu()
+    distance = (numbers.tanh() - points).square().sum(-1)
+    start = (
+        int(getattr(next(iter(leaf_spaces(store.spaces.action).values())), "start", 0)) if store.spaces.action else 0
+    )
+    return _Steps(frames.numpy(), actions.numpy() - start, codes.numpy(), numbers.numpy(), distance.numpy())
+
+
+def _foretold(model: Any, frames: NDArray[np.uint8], codes: Codes) -> NDArray[np.uint8]:
+    """The frames that follow under codes, uint8 [N, H, W, C]."""
+    parts = []
+    for given, code in zip(torch.from_numpy(frames).split(256), torch.from_numpy(codes).split(256), strict=True):
+        point = model.quantise.values(code.to(model.device))
+        parts.append(to_bytes(at_levels(model.foretell(from_bytes(given[:, :-1].to(model.device)), point))).cpu())
+    drawn: NDArray[np.uint8] = torch.cat(parts).numpy()
+    return drawn
+
+
+def _probe(fit: _Steps, held: _Steps, chosen: NDArray[np.int64], choices: int) -> float:
+    """How often softmax regression of the numbers, fitted on the chosen steps, names the action."""
+    x, y = torch.from_numpy(fit.numbers[chosen]), torch.from_numpy(fit.actions[chosen])
+    weights = torch.zeros(x.shape[1] + 1, choices, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def said(numbers: Tensor) -> Tensor:
+        return numbers @ weights[:-1] + weights[-1]
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss: Tensor = F.cross_entropy(said(x), y) + 1e-3 * weights.square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        named = said(torch.from_numpy(held.numbers)).argmax(1).numpy()
+    return float((named == held.actions).mean())
+
+
+def _squared(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float64]:
+    error: NDArray[np.float64] = np.square(one.astype(np.float64) - other).mean((1, 2, 3))
+    return error
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    positive = shares[shares > 0]
+    return float(-(positive * np.log(positive)).sum())
+
+
+def _warnings(report: ActionReport) -> list[str]:
+    found = []
+    if report.perplexity < _COLLAPSED:
+        found.append(
+            f"the codes have collapsed (perplexity {report.perplexity:.2f} of {len(report.table)}): nearly every step "
+            "has the same one; train longer, or raise model.change_weight or train.learning_rate"
+        )
+    if report.delta_psnr < _IGNORED:
+        found.append(
+            f"codes are ignored (Delta-PSNR {report.delta_psnr:.1f} dB): the next frame follows from the past without "
+            "them; train longer, lower model.context, or raise model.change_weight"
+        )
+    if report.own_frame < _KEPT:
+        found.append(
+            f"codes leak frames: {1 - report.own_frame:.0%} of steps given another's code show the other's frame; "
+            "lower model.levels"
+        )
+    return found

@@ -1,0 +1,99 @@
+"""Action reports against closed forms, and what they say of models that are right, deaf, collapsed or leaking."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from seqwm.evaluation.action_page import draw_actions
+from seqwm.evaluation.action_report import action_report, ask_for, fitted_map, mutual_information
+from seqwm.nn.finite_scalar import FiniteScalar
+from seqwm.nn.frames import from_bytes
+from tests.fakes.frames import shaded_logs
+
+STORE = shaded_logs(episodes=150)
+
+
+class Told:
+    """A model of the shaded logs that is made, not trained: two codes for each shade, or what `fault` says."""
+
+    def __init__(self, fault=None):
+        self.fault, self.image, self.window_length, self.codes = fault, "", 2, 8
+        self.device, self.config = torch.device("cpu"), SimpleNamespace(unshuffle=1)
+        self.quantise = FiniteScalar((2, 2, 2))
+        self.mapped_action, self.mapped_confidence = torch.zeros(8, dtype=torch.int64), torch.zeros(8)
+
+    def infer(self, frames):
+        shade = ((frames[:, -1, 0, 0, 0].long() - 40) / 50).round().long()
+        code = shade * 2 + frames[:, 0, 0, 0, 0].long() // 50 % 2
+        if self.fault == "collapse":
+            code = torch.zeros_like(code)
+        return code, 2 * self.quantise.values(code)
+
+    def foretell(self, frames, point):
+        digits = ((point + 1) / 2).round().long()
+        shade = (digits * self.quantise.place).sum(-1) // 2
+        if self.fault == "deaf":
+            return frames[:, -1]
+        return from_bytes((40 + 50 * shade)[:, None, None, None].expand(-1, *frames.shape[-2:], 3))
+
+
+def test_a_model_that_is_right_reaches_the_ceiling_with_few_labels_and_is_not_warned_of(tmp_path):
+    model = Told()
+    report = action_report(model, STORE, labels=16, updates=150)
+    assert report.purity == report.mapped["16"] == pytest.approx(1.0)
+    assert report.ceiling > 0.98
+    assert model.mapped_action.tolist() == report.action_of == [0, 0, 1, 1, 2, 2, -1, -1]  # the last shade ends it all
+    assert report.delta_psnr > 20
+    assert report.transplanted > 0.95
+    assert np.sum(report.table) == report.steps
+    # the next frame here *is* the action, so nothing of it can be its own: the leak is seen
+    assert [warning.split()[:2] for warning in report.warnings] == [["codes", "leak"]]
+    page = draw_actions(report, np.zeros((8, 3, 8, 8, 3), np.uint8), tmp_path / "actions.png")
+    assert page.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_collapse_and_ignored_codes_are_named_with_the_option_to_change():
+    collapsed = action_report(Told("collapse"), STORE, updates=20)
+    assert collapsed.perplexity == pytest.approx(1.0)
+    assert collapsed.nmi == pytest.approx(0.0)
+    assert "the codes have collapsed" in collapsed.warnings[0]
+    assert "model.change_weight" in collapsed.warnings[0]
+    deaf = action_report(Told("deaf"), STORE, updates=20)
+    assert deaf.delta_psnr == pytest.approx(0.0)
+    assert deaf.warnings[0].startswith("codes are ignored")
+
+
+def test_mutual_information_of_tables_with_known_values():
+    assert mutual_information(np.diag([3, 3])) == pytest.approx(1.0)
+    assert mutual_information(np.ones((4, 3), np.int64)) == pytest.approx(0.0)
+    assert mutual_information(np.array([[5, 0], [0, 0]])) == 0.0
+    # codes 0 and 1 split action 0: I = ln 2, H(code) = 1.5 ln 2, H(action) = ln 2
+    assert mutual_information(np.array([[1, 0], [1, 0], [0, 2]])) == pytest.approx(2 / (1.5 + 1))
+
+
+def test_labels_are_asked_for_each_code_first_and_by_its_share_then_the_surest_first():
+    codes = np.array([0] * 8 + [1] * 4)
+    distance = np.linspace(1, 0, 12, dtype=np.float32)
+    chosen = ask_for(codes, distance, 6)
+    assert sorted(codes[chosen].tolist()) == [0, 0, 0, 0, 1, 1]
+    assert set(chosen.tolist()) == {7, 6, 5, 4, 11, 10}
+    assert set(codes[ask_for(codes, distance, 2)].tolist()) == {0, 1}
+    assert len(set(ask_for(codes, distance, 12).tolist())) == 12
+
+
+def test_a_map_takes_majorities_and_gives_a_tie_to_an_action_that_no_other_code_stands_for():
+    codes, actions = np.array([0, 0, 0, 2, 2, 3]), np.array([1, 1, 0, 1, 2, 0])
+    of, confidence = fitted_map(codes, actions, 5)
+    assert of.tolist() == [1, -1, 2, 0, -1]
+    np.testing.assert_allclose(confidence, [2 / 3, 0, 0.5, 1, 0])
+
+
+def test_actions_that_are_not_discrete_and_too_few_episodes_are_refused():
+    with pytest.raises(ValueError, match="found actions None, expected one Discrete"):
+        action_report(Told(), shaded_logs(actions=False))
+    with pytest.raises(ValueError, match="found 3 episodes, expected at least 5"):
+        action_report(Told(), shaded_logs(episodes=3))
