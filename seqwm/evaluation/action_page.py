@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,14 @@ def draw_actions(report: ActionReport, done: NDArray[np.uint8], path: Path) -> P
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 8.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(11, 9), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    parts = figure.subfigures(2, 1, height_ratios=(1, 1.15), squeeze=False)
-    above, beneath = parts[0, 0], parts[1, 0]
-    confusion, shares = above.subplots(1, 2)
+    confusion, shares, strip = figure.subplot_mosaic(
+        [["codes", "shares"], ["strip", "strip"]], height_ratios=(1, 1.3)
+    ).values()
     _draw_table(confusion, report)
     _draw_shares(shares, report)
-    beneath.suptitle("one frame, and what follows when a code is done again and again", fontsize="medium")
-    places = beneath.subplots(len(done), done.shape[1], squeeze=False)
-    for code, row in enumerate(places):
-        for step, axes in enumerate(row):
-            frame = done[code, step]
-            axes.imshow(frame if frame.shape[-1] == 3 else frame[..., 0], cmap="gray", interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(f"{code}", rotation=0, ha="right", va="center", fontsize="small")
+    _draw_strip(strip, done)
     figure.suptitle(_title(report), fontsize="medium")
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, format="png", metadata={"Software": None})
@@ -78,7 +72,20 @@ def _draw_shares(axes: Any, report: ActionReport) -> None:
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of steps whose action is named")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small", loc="lower left")
+    axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.1))
+
+
+def _draw_strip(axes: Any, done: NDArray[np.uint8]) -> None:
+    codes, steps, height, width, _ = done.shape
+    edged = np.pad(done, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
+    picture = edged.swapaxes(1, 2).reshape(codes * (height + 1), steps * (width + 1), -1)
+    axes.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", interpolation="nearest")
+    axes.set_yticks([(height + 1) * code + height / 2 for code in range(codes)], range(codes))
+    axes.set_xticks([(width + 1) * step + width / 2 for step in range(steps)], range(steps))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_ylabel("code")
+    axes.set_xlabel("times that it was done, from one logged frame on")
 
 
 def _title(report: ActionReport) -> str:
@@ -87,4 +94,5 @@ def _title(report: ActionReport) -> str:
         f"{report.delta_psnr:.1f} dB; other codes cost {report.shuffled:.1f} dB and bring their action in "
         f"{report.transplanted:.0%} of steps"
     )
-    return "\n".join([text, *(f"WARNING: {warning}" for warning in report.warnings)])
+    lines = [text, *(f"WARNING: {warning}" for warning in report.warnings)]
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, 130))
