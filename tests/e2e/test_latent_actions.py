@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import av
 import numpy as np
 import pytest
 
@@ -76,3 +77,22 @@ def test_a_model_that_infers_nothing_cannot_label(logs, tmp_path, capsys):
     assert main(["data", "label", str(out), str(logs), "--out", str(tmp_path / "labelled")]) == 1
     assert "infers no latent actions" in capsys.readouterr().err
     assert not (tmp_path / "labelled").exists()
+
+
+def test_a_folder_of_clips_is_enough_to_begin(logs, tmp_path, capsys):
+    store, clips = load(str(logs)), tmp_path / "clips"
+    clips.mkdir()
+    for number in range(5):
+        with av.open(str(clips / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=10, options={"crf": "1"})
+            stream.height = stream.width = 16
+            for frame in store.episode(number).observations:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.array(frame), format="rgb24")))
+            container.mux(stream.encode())
+    recipe = parse_recipe(RECIPE.replace("SOURCE", f"video:{clips}"), "recipe")
+    out = train_recipe(recipe, tmp_path / "run")
+    assert main(["dream", str(out), "--horizon", "2", "--contexts", "4", "--actions", "1,1"]) == 0
+    assert (out / "dream" / "driven.mp4").is_file()
+    assert not (out / "dream" / "actions.json").exists()  # nothing tells what was really done
+    assert main(["data", "label", str(out), f"video:{clips}", "--out", str(tmp_path / "labelled")]) == 0
+    assert load(str(tmp_path / "labelled")).spaces.action.n == 8
