@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,10 +123,14 @@ def dream(
     home = folder if (folder / "recipe.yaml").is_file() else folder.parent
     source, store = _logs(run_or_repository, home, data)
     environment = environment or model.config.environment or store.provenance.get("environment")
-    out = Path(out) if out is not None else (home / "dream" if (home / "run.json").is_file() else Path("dream"))
+    # A repository has a run.json, too, but lies in the cache of the Hub's client, where nothing is written.
+    is_run = Path(run_or_repository).is_dir() and (home / "run.json").is_file()
+    out = Path(out) if out is not None else (home / "dream" if is_run else Path("dream"))
     out.mkdir(parents=True, exist_ok=True)
 
-    meant = _latent(model, store, home, labels, seed, out)
+    meant = _latent(model, store, labels, seed, out)
+    if meant is not None and is_run and folder == home / "model":
+        _save_weights(model, folder)
     if hasattr(model, "infer"):
         store, environment = labelled(model, store), None  # whatever acts in it from here on acts in codes
     if actions is not None:
@@ -182,20 +188,25 @@ def _logs(name: str | Path, home: Path, data: str | None) -> tuple[str, Trajecto
     return data, load(shipped.locate_source(data))
 
 
-def _latent(model: Any, store: TrajectoryStore, home: Path, labels: int, seed: int, out: Path) -> ActionReport | None:
-    """What latent actions mean, where the logs tell the true ones; the map goes into the run's model."""
+def _latent(model: Any, store: TrajectoryStore, labels: int, seed: int, out: Path) -> ActionReport | None:
+    """What latent actions mean, where the logs tell the true ones."""
     from seqwm.evaluation.action_page import draw_actions
     from seqwm.evaluation.action_report import action_report, has_labels
-    from seqwm.run_folder import write_folder
 
     if not hasattr(model, "infer") or not has_labels(store):
         return None
     report = action_report(model, store, labels, seed)
     write_json(out / "actions.json", dataclasses.asdict(report))
     draw_actions(report, _each_code(model, store), out / "actions.png")
-    if (home / "run.json").is_file():
-        write_folder(home / "model", model.save_pretrained)
     return report
+
+
+def _save_weights(model: Any, folder: Path) -> None:
+    """Take the place of a model's files, each at once."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+        model.save_pretrained(partial)
+        for file in Path(partial).iterdir():
+            os.replace(file, folder / file.name)
 
 
 def _each_code(model: Any, store: TrajectoryStore) -> Any:

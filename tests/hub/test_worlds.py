@@ -12,7 +12,7 @@ import torch
 from seqwm.cli import main
 from seqwm.core.errors import CheckpointError
 from seqwm.hub.card import card
-from seqwm.hub.load import load_model
+from seqwm.hub.load import find_model, load_model
 from seqwm.hub.publish import publish
 from seqwm.methods import methods
 from seqwm.nn.video_pipeline import VideoWorldPipeline
@@ -79,6 +79,20 @@ def test_a_world_goes_up_in_one_commit_and_comes_down_equal_and_is_dreamt_in(hub
     assert measured[0]["prediction"] == measured[1]["prediction"]
     publish(run, "user/world")
     assert len(hub.repository("user/world").history) == 2
+
+
+def test_a_dream_of_what_came_from_the_hub_is_written_here_and_leaves_the_cache_as_it_was(
+    hub, worlds, tmp_path, monkeypatch, capsys
+):
+    publish(worlds["latent_actions"], "user/latent")
+    folder = find_model("user/latent").parent
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.chdir(tmp_path)
+    data = str(worlds["latent_actions"] / "replay")
+    assert main(["dream", "user/latent", "--data", data, "--horizon", "2", "--contexts", "2"]) == 0
+    capsys.readouterr()
+    assert (tmp_path / "dream" / "actions.json").is_file()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_the_card_of_a_world_tells_how_to_dream_in_it_and_draw_it_with_diffusers(worlds):
