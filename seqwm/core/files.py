@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
+
+
+def aside(path: Path) -> Path:
+    """Where this thread writes what becomes `path`: hidden, in the same folder, shared with no other writer."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a small file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = aside(path)
     with open(temporary, "wb") as file:
         file.write(content)
         file.flush()

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from seqwm.core.errors import DataError
-from seqwm.core.files import file_sha256, sync_folder
+from seqwm.core.files import aside, file_sha256, sync_folder
 from seqwm.core.types import Episode
 from seqwm.data.episode_check import check_final_observation
 from seqwm.data.problems import Findings, Problem
@@ -86,7 +86,7 @@ def load(source: str | Path, *, cache: bool = True, streaming: bool = False, pro
         return convert(opened, Path(tempfile.mkdtemp(prefix="seqwm-")) / "store", progress=progress)
     home = cache_folder() / "stores" / _content_key(opened)
     if not TrajectoryStore.is_store(home):
-        return convert(opened, home, progress=progress)
+        _write_whole(opened, home, progress)
     return TrajectoryStore.open(home)
 
 
@@ -95,6 +95,12 @@ def convert(source: Source, out: Path, *, progress: bool = False) -> TrajectoryS
     if out.exists() and any(out.iterdir()):
         mend = "name another folder or remove it"
         raise DataError([Problem("store-exists", "a folder with files in it", "a new folder", mend, str(out))])
+    _write_whole(source, out, progress)
+    return TrajectoryStore.open(out)
+
+
+def _write_whole(source: Source, out: Path, progress: bool) -> None:
+    """Write the store aside and put it in place; a store that another writer put there meanwhile stays."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -103,12 +109,11 @@ def convert(source: Source, out: Path, *, progress: bool = False) -> TrajectoryS
             out.rmdir()
         os.rename(partial, out)
     except OSError:
-        if not TrajectoryStore.is_store(out):  # another process converted the same content first: use its store
+        if not TrajectoryStore.is_store(out):
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sync_folder(out.parent)
-    return TrajectoryStore.open(out)
 
 
 def cache_folder() -> Path:
@@ -189,7 +194,7 @@ def _remembered(file: Path, digest: Callable[[Path], str] = file_sha256) -> str:
         return known
     note.parent.mkdir(parents=True, exist_ok=True)
     found = digest(file)
-    partial = note.with_name(f".{note.name}.{os.getpid()}")
+    partial = aside(note)
     partial.write_text(found)  # not synced: a note that is lost is made again, and a set may have thousands of files
     os.replace(partial, note)
     return found

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqwm.core.errors import DataError
-from seqwm.core.files import file_sha256, sync_folder
+from seqwm.core.files import aside, file_sha256, sync_folder
 from seqwm.core.types import Array
 from seqwm.data.problems import Problem
 from seqwm.data.records import RecordLayout
@@ -121,7 +121,7 @@ def _binary(values: Array, size: int) -> pa.Array:
 
 def write_ipc(path: Path, batch: pa.RecordBatch) -> str:
     """Write a record batch to an Arrow file, atomically; returns its sha256."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = aside(path)
     with open(temporary, "wb") as file:
         with pa.ipc.new_file(pa.PythonFile(file), batch.schema) as writer:
             writer.write_batch(batch)

@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gymnasium.spaces as gym_spaces
@@ -97,19 +98,25 @@ def test_a_conversion_that_was_killed_is_begun_again(cache, log, monkeypatch):
 
 
 def test_processes_that_convert_the_same_at_once_share_one_store(cache, log):
-    found, begin = [], threading.Barrier(4)
+    begin = threading.Barrier(4)
 
-    def work():
+    def work(_):
         begin.wait()
-        found.append(seqwm.load(log))
+        return seqwm.load(log)
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(4) as workers:
+        found = list(workers.map(work, range(4)))
     assert len({store.fingerprint for store in found}) == 1
     assert len(stores(cache)) == 1
+    assert [entry.name[0] != "." for entry in stores(cache)] == [True]
+
+
+def test_a_store_that_another_put_there_meanwhile_is_used(cache, log, monkeypatch):
+    first = seqwm.load(log)
+    with monkeypatch.context() as patch:  # it was not there yet when this one looked
+        answers = iter([False, False])
+        patch.setattr(TrajectoryStore, "is_store", staticmethod(lambda _: next(answers, True)))
+        assert seqwm.load(log).path == first.path
     assert [entry.name[0] != "." for entry in stores(cache)] == [True]
 
 
