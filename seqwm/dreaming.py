@@ -28,7 +28,7 @@ from seqwm.core.errors import CheckpointError, SpaceError
 from seqwm.core.protocols import Policy, WorldModel
 from seqwm.core.spaces import is_image, leaf_spaces
 from seqwm.core.tree import tree_map
-from seqwm.recipe import parse_recipe
+from seqwm.recipe import Evaluate, measured_in, parse_recipe
 from seqwm.run_folder import write_json
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def dream(
     model, folder = _world(run_or_repository, revision)
     home = folder if (folder / "recipe.yaml").is_file() else folder.parent
     source, store = _logs(run_or_repository, home, data)
-    environment = environment or model.config.environment or store.provenance.get("environment")
+    reality = _reality(model, home, store, environment)
     # A repository has a run.json, too, but lies in the cache of the Hub's client, where nothing is written.
     is_run = Path(run_or_repository).is_dir() and (home / "run.json").is_file()
     out = Path(out) if out is not None else (home / "dream" if is_run else Path("dream"))
@@ -132,15 +132,16 @@ def dream(
     if meant is not None and is_run and folder == home / "model":
         _save_weights(model, folder)
     if hasattr(model, "infer"):
-        store, environment = labelled(model, store), None  # whatever acts in it from here on acts in codes
+        store, reality = labelled(model, store), Evaluate()  # whatever acts in it from here on acts in codes
     if actions is not None:
         _drive(model, store, actions, real_actions, seed, out)
     rollouts = predict(model, store.windows(model.window_length, 1), horizon=horizon, contexts=contexts, seed=seed)
     prediction = prediction_error(rollouts, store)
     calibrated = _calibration(model, store, home if data is None else None)
-    gap = _gap(model, policy, store, environment, horizon, episodes, seed) if environment else None
+    gap = _gap(model, policy, store, reality, horizon, episodes, seed)
     measured = {
-        "model": str(run_or_repository), "data": source, "environment": environment, "horizon": horizon,
+        "model": str(run_or_repository), "data": source, "environment": reality.environment,
+        "environment_options": reality.environment_options, "horizon": horizon,
         "episodes": episodes, "seed": seed,
         "prediction": dataclasses.asdict(prediction), "gap": dataclasses.asdict(gap) if gap else None,
         "calibration": dataclasses.asdict(calibrated) if calibrated else None,
@@ -186,6 +187,15 @@ def _logs(name: str | Path, home: Path, data: str | None) -> tuple[str, Trajecto
     if data is None:
         raise CheckpointError(f"{name}: names no data; give logs of its environment, for example --data logs/random")
     return data, load(shipped.locate_source(data))
+
+
+def _reality(model: Any, home: Path, store: TrajectoryStore, environment: str | None) -> Evaluate:
+    """The environment to compare with, and its arguments: what is asked for, else the run's, else that of the logs."""
+    evaluate, file = Evaluate(), home / "recipe.yaml"
+    if file.is_file():
+        evaluate = parse_recipe(file.read_text(), str(file)).evaluate
+    named = environment or evaluate.environment or model.config.environment
+    return measured_in(dataclasses.replace(evaluate, environment=named), store.provenance)
 
 
 def _latent(model: Any, store: TrajectoryStore, labels: int, seed: int, out: Path) -> ActionReport | None:
@@ -275,19 +285,23 @@ def _gap(
     model: Any,
     policy: Policy | str | None,
     store: TrajectoryStore,
-    environment: str,
+    reality: Evaluate,
     horizon: int,
     episodes: int,
     seed: int,
-) -> DreamGap:
+) -> DreamGap | None:
+    """The returns in dream and reality; None where there is no environment."""
     from seqwm.control.dream import make_dream
     from seqwm.control.policies import RandomPolicy
     from seqwm.envs.make import make_vector
     from seqwm.evaluation.dream_gap import dream_gap
     from seqwm.hub.load import load_model
 
+    if reality.environment is None:
+        return None
+    options = reality.environment_options
     asleep = make_dream(episodes, model, store, horizon)
-    with contextlib.closing(make_vector(environment, episodes, spaces=store.spaces)) as awake:
+    with contextlib.closing(make_vector(reality.environment, episodes, spaces=store.spaces, options=options)) as awake:
         if policy == "random" or (policy is None and not hasattr(model, "policy")):
             policy = RandomPolicy(awake.single_action_space, seed)
         elif policy is None or isinstance(policy, str):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,7 @@ class LearningCurve:
     Args:
         path: of the file; lines of updates from `start` on are cut off.
         learner: whose model is measured.
-        environment: a Gymnasium id.
-        options: the recipe's `evaluate` section.
-        targets: target returns, where the model takes any.
+        options: the recipe's `evaluate` section, which names the environment.
         start: updates made before this process.
         seconds: time spent on them.
     """
@@ -36,26 +33,24 @@ class LearningCurve:
         self,
         path: Path,
         learner: Learner,
-        environment: str,
         options: Evaluate,
-        targets: Sequence[float] | None,
         start: int,
         seconds: float,
     ) -> None:
-        self._path, self._learner, self._environment = path, learner, environment
-        self._options, self._targets = options, targets
+        self._path, self._learner, self._options = path, learner, options
         self._began = time.monotonic() - seconds
         self._lines: list[dict[str, Any]] = read_metrics(path, start)
 
     def __call__(self, step: int, metrics: Metrics, last: bool) -> None:
         """Measure if it is time."""
         assert self._options.every is not None
+        assert self._options.environment is not None
         if (step + 1) % self._options.every:
             return
         evaluation = evaluate(
             self._learner.trained(),
-            self._environment,
-            targets=self._targets,
+            self._options.environment,
+            targets=self._options.targets,
             episodes=self._options.episodes,
             seed=self._options.seed,
             options=self._options.environment_options,

@@ -63,8 +63,7 @@ def open_replay(
     if folder.exists():  # of a run that died before its first checkpoint
         shutil.rmtree(folder)
     spaces = data.spaces if data is not None else Spaces(vector.single_observation_space, vector.single_action_space)
-    provenance = {"source": f"collect:{options.environment}", "environment": options.environment, "seed": seed}
-    store = TrajectoryStore.create(folder, spaces, provenance=provenance)
+    store = TrajectoryStore.create(folder, spaces, provenance={**options.provenance, "seed": seed})
     for episode in data.episodes() if data is not None else ():
         store.append(episode)
     if options.prefill:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,12 @@ class Collect:
         if not 0 < self.updates_per_step < math.inf:
             raise ValueError(f"updates_per_step: found {self.updates_per_step}, expected a positive number")
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the data that is collected says of where it comes from."""
+        options = {"environment_options": dict(self.environment_options)} if self.environment_options else {}
+        return {"source": f"collect:{self.environment}", "environment": self.environment, **options}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
@@ -80,7 +86,8 @@ class Evaluate:
         episodes: episodes for each target.
         seed: the first of the seeds that the environments are reset with.
         reference: the pair of returns behind normalised scores; null takes the environment's own where it is known.
-        environment_options: keyword arguments of the environment, for example Atari's frame skip.
+        environment_options: its keyword arguments, for example Atari's frame skip, beside those that it had when
+            the data was collected.
         replay: film an episode at the highest target.
         every: updates between measurements while it learns, each a line of learning.jsonl; null measures at the end.
     """
@@ -186,6 +193,19 @@ def shipped_recipes() -> list[str]:
     folder = shipped.shipped_folder() / "recipes"
     names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
     return sorted(name for name in names if not name.startswith("studies/"))
+
+
+def measured_in(evaluate: Evaluate, provenance: Mapping[str, Any]) -> Evaluate:
+    """How a model is measured that learned from data of this provenance.
+
+    Where no other environment is named, it is the one that the data came from, built with the arguments that it had
+    there; those of `evaluate` take precedence.
+    """
+    own = provenance.get("environment")
+    if evaluate.environment not in (None, own):
+        return evaluate
+    options = {**provenance.get("environment_options", {}), **evaluate.environment_options}
+    return dataclasses.replace(evaluate, environment=own, environment_options=options)
 
 
 def resolved_yaml(recipe: Recipe) -> str:

@@ -24,7 +24,7 @@ from seqwm.core import shipped
 from seqwm.core.errors import MissingPackageError, RecipeError, RolloutError, TrainingError, UnfitEnvironmentError
 from seqwm.core.random import key
 from seqwm.online import open_environments, open_replay
-from seqwm.recipe import Evaluate, Recipe, differences, method_module, parse_recipe, read_recipe, smoke
+from seqwm.recipe import Evaluate, Recipe, differences, measured_in, method_module, parse_recipe, read_recipe, smoke
 from seqwm.run_folder import content, is_first, open_run, read_run, say, write_folder, write_json
 
 if TYPE_CHECKING:
@@ -87,14 +87,15 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
             collected = saved.state["collector"] if saved else None
             store = open_replay(out / "replay", vector, recipe.collect, data, recipe.seed, collected)
         assert store is not None
-        arena = _arena(recipe, store)
+        evaluate = _arena(recipe.evaluate, store)
         torch.manual_seed(key(recipe.seed, 0) >> 1)
         learner = _learner(recipe, store)
-        if arena and not hasattr(learner.trained(), "policy"):
-            say(f"{recipe.method} makes a world and no policy, so nothing plays in {arena}; see `seqwm dream {out}`")
-            arena = None
+        if evaluate and not hasattr(learner.trained(), "policy"):
+            place = evaluate.environment
+            say(f"{recipe.method} makes a world and no policy, so nothing plays in {place}; see `seqwm dream {out}`")
+            evaluate = None
         try:
-            seconds = _fit(learner, recipe, out, record, _collect(recipe, learner, store, vector), saved, arena)
+            seconds = _fit(learner, recipe, out, record, _collect(recipe, learner, store, vector), saved, evaluate)
         finally:
             # Also when asked to stop: its threads would abort a process that ends with them running.
             if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -111,9 +112,9 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
         record["data"]["collected"] = store.fingerprint
     write_json(out / "run.json", record)
     say(f"trained {recipe.train.steps} updates in {seconds:.1f} s; the model is in {out / 'model'}")
-    if arena:
+    if evaluate:
         returns = store.returns if store.has_rewards else None
-        print(_measure(trained, arena, recipe.evaluate, returns, out), flush=True)
+        print(_measure(trained, evaluate, returns, out), flush=True)
     write_card(out)
     write_json(out / "run.json", record | {"finished": True})
     return out
@@ -186,7 +187,7 @@ def _fit(
     record: dict[str, Any],
     collect: Collector | Callable[[int], None] | None,
     saved: Checkpoint | None,
-    arena: str | None,
+    evaluate: Evaluate | None,
 ) -> float:
     """Run the loop from the last checkpoint to the end; the seconds of training, those of earlier processes counted."""
     from seqwm.learning_curve import LearningCurve
@@ -228,9 +229,8 @@ def _fit(
         )
         checkpoints = checkpoint.Checkpoints(out / "checkpoints", state, recipe.train.checkpoint_every)
         hooks: list[loop.Hook] = [tracking, checkpoints]
-        if arena and recipe.evaluate.every:
-            path, targets = out / "learning.jsonl", recipe.evaluate.targets
-            hooks.insert(1, LearningCurve(path, learner, arena, recipe.evaluate, targets, start, earlier))
+        if evaluate and evaluate.every:
+            hooks.insert(1, LearningCurve(out / "learning.jsonl", learner, evaluate, start, earlier))
         began = time.monotonic()
         with tracking:
             loop.train(learner, steps, start=start, collect=collect, hooks=hooks)
@@ -248,23 +248,22 @@ def _fit(
     return earlier + time.monotonic() - began
 
 
-def _arena(recipe: Recipe, store: TrajectoryStore) -> str | None:
-    """The environment to measure in, built once before hours of training; None where the data's own cannot be."""
+def _arena(evaluate: Evaluate, store: TrajectoryStore) -> Evaluate | None:
+    """How to measure, the environment built once before hours of training; None where the data's own cannot be."""
     from seqwm.envs.make import make_vector
 
-    options = recipe.evaluate
-    environment = options.environment or store.provenance.get("environment")
-    if environment is None:
+    options = measured_in(evaluate, store.provenance)
+    if options.environment is None:
         say("the data names no environment and evaluate.environment is null, so there will be no evaluation")
         return None
     try:
-        make_vector(environment, 1, spaces=store.spaces, options=options.environment_options).close()
+        make_vector(options.environment, 1, spaces=store.spaces, options=options.environment_options).close()
     except (UnfitEnvironmentError, MissingPackageError) as error:
-        if options.environment:
+        if evaluate.environment:
             raise
         say(f"there will be no evaluation: {error}")
         return None
-    return str(environment)
+    return options
 
 
 def evaluate_run(
@@ -313,18 +312,22 @@ def evaluate_run(
         asked = [one["target"] for one in json.loads((home / "evaluation.json").read_text())["summaries"]]
         targets = [target for target in asked if target is not None] or None
     given: dict[str, Any] = {
-        "environment": environment or options.environment or model.config.environment,
+        "environment": environment,
         "targets": tuple(targets) if targets is not None else None,
         "episodes": episodes,
         "seed": seed,
         "reference": reference,
     }
     options = dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
+    provenance = {"environment": model.config.environment}
+    if (home / "run.json").is_file():
+        provenance |= read_run(home)["data"].get("provenance", {})
+    options = measured_in(options, provenance)
     if options.environment is None:
         raise UnfitEnvironmentError(
             f"{run_or_repository}: names no environment; give one, for example --env CartPole-v1"
         )
-    return _measure(model, options.environment, options, None, Path(out) if out else None)
+    return _measure(model, options, None, Path(out) if out else None)
 
 
 def _act_otherwise(model: Any, recipe: Recipe, trained: Recipe) -> None:
@@ -339,16 +342,15 @@ def _act_otherwise(model: Any, recipe: Recipe, trained: Recipe) -> None:
         setattr(model.config, name, dataclasses.asdict(recipe.model)[name])
 
 
-def _measure(
-    model: Any, environment: str, options: Evaluate, returns: NDArray[np.float64] | None, out: Path | None
-) -> Evaluation:
+def _measure(model: Any, options: Evaluate, returns: NDArray[np.float64] | None, out: Path | None) -> Evaluation:
     """Play the episodes; leave them, and what shows them, in `out`. `returns` are those of the data, where known."""
     from seqwm.evaluation.evaluate import evaluate, spread_targets
     from seqwm.evaluation.figures import draw_curve
     from seqwm.evaluation.references import own_reference, reference
     from seqwm.evaluation.replay import write_replay
 
-    targets = options.targets
+    environment, targets = options.environment, options.targets
+    assert environment is not None
     if targets is None and returns is not None and model.return_conditioned:
         targets = spread_targets(returns)
     evaluation = evaluate(

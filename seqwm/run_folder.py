@@ -46,8 +46,8 @@ def open_run(out: Path, recipe: Recipe, store: TrajectoryStore | None, *, resume
         data["provenance"] = dict(store.provenance)
     else:
         assert recipe.collect is not None
-        environment = recipe.collect.environment
-        data = {"source": f"collect:{environment}", "fingerprint": None, "provenance": {"environment": environment}}
+        known_of = recipe.collect.provenance
+        data = {"source": known_of["source"], "fingerprint": None, "provenance": known_of}
     known = read_run(out) if (out / "run.json").is_file() else {}
     if not is_first():
         return known

@@ -17,7 +17,7 @@ from seqwm.core.types import Episode, Spaces
 from seqwm.data.store import TrajectoryStore
 from seqwm.data.windows import Windows
 from seqwm.recipe import method_module, parse_recipe, resolved_yaml
-from seqwm.run import train
+from seqwm.run import evaluate_run, train
 from seqwm.training.tracking import read_metrics
 from tests.strategies import random_episode
 
@@ -169,3 +169,19 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint_and_the_batch():
     assert batch["observations"].max() > 1e38
     if step:
         assert sorted(Path("run/checkpoints").iterdir())[-1].name == f"step-{step:08d}"
+
+
+def test_what_was_learned_in_an_environment_is_measured_in_the_same(tmp_path) -> None:
+    lake = {
+        "method": "dyna_q",
+        "collect": {"environment": "FrozenLake-v1", "environment_options": {"is_slippery": False}, "prefill": 2000},
+        "model": {"planning": 5},
+        "train": {"steps": 200, "track": []},
+        "evaluate": {"episodes": 5, "replay": False},
+    }
+    run = train(parse_recipe(json.dumps(lake), "r"), tmp_path / "run")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["options"] == {"is_slippery": False}
+    assert evaluate_run(run, episodes=5).options == {"is_slippery": False}
+    wetter = evaluate_run(run, episodes=5, changes=["evaluate.environment_options={is_slippery: true}"])
+    assert wetter.options == {"is_slippery": True}

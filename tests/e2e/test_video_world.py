@@ -18,6 +18,7 @@ RECIPE = """
 method: video_diffusion
 collect:
   environment: seqwm/Sprite-v0
+  environment_options: {pixels: 16}
   lanes: 4
   prefill: 200
   updates_per_step: 1
@@ -68,3 +69,6 @@ def test_the_run_goes_on_to_the_same_weights_after_a_stop(run, tmp_path):
 def test_a_dream_of_it_is_measured_and_filmed(run, tmp_path, capsys):
     assert main(["dream", str(run), "--out", str(tmp_path / "dream"), "--horizon", "3"]) == 0
     assert {path.suffix for path in (tmp_path / "dream").iterdir()} >= {".png", ".mp4", ".json"}
+    measured = json.loads((tmp_path / "dream" / "dream.json").read_text())
+    assert measured["environment_options"] == {"pixels": 16}
+    assert len(measured["gap"]["reality"]["returns"]) == 32
