@@ -135,7 +135,7 @@ def _add_data(verbs: Any) -> None:
         "  seqwm data label runs/latent_actions/sprites-16 video:clips --out labelled\n"
         "  seqwm train recipes/behavior_cloning/hopper.yaml --set data.source=labelled",
     )  # fmt: skip
-    verb.add_argument("model", help="a run folder or a Hub repository of latent_actions")
+    verb.add_argument("model", help="a run folder or a Hub repository of a world of latent actions")
     verb.add_argument("source")
     verb.add_argument("--out", type=Path, required=True, help="the store to make")
     verb.add_argument("--revision", help="of a Hub repository")
@@ -232,10 +232,11 @@ def _label(options: argparse.Namespace) -> int:
     from seqwm.hub.load import load_model
 
     model = load_model(options.model, revision=options.revision)
-    if not hasattr(model, "infer"):
+    if not hasattr(model, "latent"):
         raise CheckpointError(f"{options.model}: {type(model).__name__} infers no latent actions; give such a model")
     store = labelled(model, _load(options.source), options.out)
-    print(f"{options.out}: {store.rows:,} transitions in {len(store):,} episodes, actions 0 to {model.codes - 1}")
+    last = model.latent.codes - 1
+    print(f"{options.out}: {store.rows:,} transitions in {len(store):,} episodes, actions 0 to {last}")
     return 0
 
 

@@ -131,7 +131,7 @@ def dream(
     meant = _latent(model, store, labels, seed, out)
     if meant is not None and is_run and folder == home / "model":
         _save_weights(model, folder)
-    if hasattr(model, "infer"):
+    if hasattr(model, "latent"):
         store, reality = labelled(model, store), Evaluate()  # whatever acts in it from here on acts in codes
     if actions is not None:
         _drive(model, store, actions, real_actions, seed, out)
@@ -203,7 +203,7 @@ def _latent(model: Any, store: TrajectoryStore, labels: int, seed: int, out: Pat
     from seqwm.evaluation.action_page import draw_actions
     from seqwm.evaluation.action_report import action_report, has_labels
 
-    if not hasattr(model, "infer") or not has_labels(store):
+    if not hasattr(model, "latent") or not has_labels(store):
         return None
     report = action_report(model, store, labels, seed)
     write_json(out / "actions.json", dataclasses.asdict(report))
@@ -228,10 +228,10 @@ def _each_code(model: Any, store: TrajectoryStore) -> Any:
     window = store.windows(model.window_length, 1).batch(0)
     repeated = dataclasses.replace(
         window,
-        observations=tree_map(lambda leaf: leaf.expand(model.codes, *leaf.shape[1:]), window.observations),
-        valid=window.valid.expand(model.codes, -1),
+        observations=tree_map(lambda leaf: leaf.expand(model.latent.codes, *leaf.shape[1:]), window.observations),
+        valid=window.valid.expand(model.latent.codes, -1),
     )
-    codes = torch.arange(model.codes)[:, None].expand(-1, _REPEATED)
+    codes = torch.arange(model.latent.codes)[:, None].expand(-1, _REPEATED)
     return dreamt(model, repeated, codes, None)
 
 
@@ -251,9 +251,9 @@ def _drive(
         raise SpaceError(f"actions: found a world of {store.spaces}, expected one Discrete action and frames to film")
     codes = torch.tensor(list(actions))
     if real_actions:
-        if not hasattr(model, "code_of"):
+        if not hasattr(model, "latent"):
             raise SpaceError("real_actions: this world has no latent actions, so its actions are real; leave it out")
-        codes = model.code_of(codes)
+        codes = model.latent.code_of(codes)
     strays = [code for code in codes.tolist() if not space.start <= code < space.start + space.n]
     if strays or not len(codes):
         raise SpaceError(

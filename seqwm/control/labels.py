@@ -30,7 +30,7 @@ def labelled(
     """The episodes of a store with codes as their actions; rewards and ends stay.
 
     Args:
-        model: with `infer` and `codes`, as `seqwm.methods.latent_actions`.
+        model: a world of latent actions; its `latent` is a `seqwm.nn.latent_action_model`.
         store: one image is observed; its own actions are not read.
         out: the folder of the new store, which must not exist yet; None keeps it in memory.
         progress: show a bar.
@@ -40,8 +40,11 @@ def labelled(
         ValueError: an image of another size than the model's, or an episode of a single frame.
     """
     _check_frames(model, store)
-    provenance = dict(store.provenance) | {"latent_actions_of": store.provenance.get("source"), "codes": model.codes}
-    spaces = Spaces(store.spaces.observation, gym_spaces.Discrete(model.codes))
+    provenance = dict(store.provenance) | {
+        "latent_actions_of": store.provenance.get("source"),
+        "codes": model.latent.codes,
+    }
+    spaces = Spaces(store.spaces.observation, gym_spaces.Discrete(model.latent.codes))
     made = TrajectoryStore.create(out, spaces, provenance=provenance, rewards=store.has_rewards)
     bar = tqdm(store.episodes(), total=len(store), desc="label", unit="episode", disable=None if progress else True)
     for number, episode in enumerate(bar):
@@ -64,11 +67,11 @@ def inferred(model: Any, frames: NDArray[np.uint8]) -> tuple[NDArray[np.int64], 
 
     Before the first frame stand copies of it.
     """
-    reach = model.window_length
+    reach = model.latent.reach
     padded = torch.from_numpy(np.concatenate([np.repeat(frames[:1], reach - 2, 0), frames]))
     windows = padded.unfold(0, reach, 1).movedim(-1, 1)
     parts: list[tuple[Tensor, Tensor]] = [
-        model.infer(part.contiguous().to(model.device)) for part in windows.split(_BATCH)
+        model.latent.infer(part.contiguous().to(model.device)) for part in windows.split(_BATCH)
     ]
     codes, numbers = (torch.cat([part[at] for part in parts]).cpu().numpy() for at in range(2))
     return codes, numbers

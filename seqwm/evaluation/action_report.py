@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqwm.core.spaces import leaf_spaces
-from seqwm.core.tree import flatten
+from seqwm.core.tree import flatten, unflatten
+from seqwm.core.types import Batch
 from seqwm.data.store import TrajectoryStore
 from seqwm.evaluation.video_metrics import judge, psnr
-from seqwm.nn.frames import at_levels, from_bytes, to_bytes
 
 LABELS = (16, 128)
 _STEPS = 4096  # looked at, at most, in each of the two parts of the episodes
@@ -114,7 +114,7 @@ def action_report(
     """Measure a model of latent actions, and fit its map with `labels` true actions.
 
     Args:
-        model: as `seqwm.methods.latent_actions`; its `mapped_action` and `mapped_confidence` are written.
+        model: a world of latent actions; the map in its `latent` (`seqwm.nn.latent_action_model`) is written.
         store: frames and discrete actions.
         labels: that the map may use.
         seed: of the steps looked at.
@@ -142,30 +142,31 @@ def action_report(
             choices,
             updates,
             seed=seed,
-            frames=model.window_length,
-            unshuffle=int(model.config.unshuffle),
+            frames=model.latent.reach,
+            unshuffle=model.latent.unshuffle,
             episodes=[int(number) for number in order[:cut]],
         )
-    told = inverse.name(held.frames)
-    table = np.zeros((model.codes, choices), np.int64)
+    reach = model.latent.reach
+    told = inverse.name(held.frames[:, -reach:])
+    table = np.zeros((model.latent.codes, choices), np.int64)
     np.add.at(table, (held.codes, held.actions), 1)
     mapped, probe = {}, {}
     for count in (*(n for n in LABELS if n <= len(fit.codes)), len(fit.codes)):
         chosen = ask_for(fit.codes, fit.distance, count)
-        of, _ = fitted_map(fit.codes[chosen], fit.actions[chosen], model.codes)
+        of, _ = fitted_map(fit.codes[chosen], fit.actions[chosen], model.latent.codes)
         mapped[str(count)] = float((of[held.codes] == held.actions).mean())
         with torch.enable_grad():
             probe[str(count)] = _probe(fit, held, chosen, choices)
     chosen = ask_for(fit.codes, fit.distance, labels)
-    of, confidence = fitted_map(fit.codes[chosen], fit.actions[chosen], model.codes)
-    model.mapped_action.copy_(torch.from_numpy(of))
-    model.mapped_confidence.copy_(torch.from_numpy(confidence))
+    of, confidence = fitted_map(fit.codes[chosen], fit.actions[chosen], model.latent.codes)
+    model.latent.mapped_action.copy_(torch.from_numpy(of))
+    model.latent.mapped_confidence.copy_(torch.from_numpy(confidence))
 
-    drawn = np.random.default_rng(seed).integers(model.codes, size=len(held.codes))
+    drawn = np.random.default_rng(seed).integers(model.latent.codes, size=len(held.codes))
     other = np.roll(np.arange(len(held.codes)), len(held.codes) // 2)
     before, after = held.frames[:, -2], held.frames[:, -1]
     own, random, moved = (_foretold(model, held.frames, codes) for codes in (held.codes, drawn, held.codes[other]))
-    seen = inverse.name(np.concatenate([held.frames[:, :-1], moved[:, None]], 1))
+    seen = inverse.name(np.concatenate([held.frames[:, -reach:-1], moved[:, None]], 1))
     clear = (told == held.actions)[other] & (held.codes[other] != held.codes)
     error = [_squared(moved, after), _squared(moved, after[other])]
     best = psnr(own, after)
@@ -236,7 +237,7 @@ def mutual_information(table: NDArray[np.int64]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """N steps: frames uint8 [N, context + 1, H, W, C], actions and codes [N], numbers [N, D], distance to the point."""
+    """N steps: frames uint8 [N, T, H, W, C], actions and codes [N], numbers [N, D], distance to the point."""
 
     frames: NDArray[np.uint8]
     actions: Codes
@@ -252,9 +253,9 @@ def _steps(model: Any, store: TrajectoryStore, episodes: Sequence[int] | NDArray
     frames = flatten(batch.observations)[model.image][whole]
     assert batch.actions is not None
     actions = next(iter(flatten(batch.actions).values()))[whole, -2]
-    parts = [model.infer(part.to(model.device)) for part in frames.split(256)]
+    parts = [model.latent.infer(part[:, -model.latent.reach :].to(model.device)) for part in frames.split(256)]
     codes, numbers = (torch.cat([part[at] for part in parts]).cpu() for at in range(2))
-    points = model.quantise.values(codes.to(model.device)).cpu()
+    points = model.latent.quantise.values(codes.to(model.device)).cpu()
     distance = (numbers.tanh() - points).square().sum(-1)
     start = (
         int(getattr(next(iter(leaf_spaces(store.spaces.action).values())), "start", 0)) if store.spaces.action else 0
@@ -263,13 +264,20 @@ def _steps(model: Any, store: TrajectoryStore, episodes: Sequence[int] | NDArray
 
 
 def _foretold(model: Any, frames: NDArray[np.uint8], codes: Codes) -> NDArray[np.uint8]:
-    """The frames that follow under codes, uint8 [N, H, W, C]."""
+    """The frames that follow all but the last of `frames` under codes, as the world draws them, uint8 [N, H, W, C]."""
     parts = []
     for given, code in zip(torch.from_numpy(frames).split(256), torch.from_numpy(codes).split(256), strict=True):
-        point = model.quantise.values(code.to(model.device))
-        parts.append(to_bytes(at_levels(model.foretell(from_bytes(given[:, :-1].to(model.device)), point))).cpu())
+        step = model.step(model.encode(_lived(model, given[:, :-1])), code.to(model.device), None)
+        parts.append(next(iter(flatten(model.decode(step.state)).values())).cpu())
     drawn: NDArray[np.uint8] = torch.cat(parts).numpy()
     return drawn
+
+
+def _lived(model: Any, frames: Tensor) -> Batch:
+    """Windows of frames [B, T, H, W, C] of which nothing else is known."""
+    there = torch.ones(frames.shape[:2], dtype=torch.bool)
+    batch = Batch(unflatten({model.image: frames}), None, None, ~there, ~there, there, there.long().cumsum(1) - 1, None)
+    return batch.to(model.device)
 
 
 def _probe(fit: _Steps, held: _Steps, chosen: NDArray[np.int64], choices: int) -> float:

@@ -36,7 +36,7 @@ class _Logged:
 
 
 class VideoWorldPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Dreams of one world: a video_diffusion, diffusion_forcing or latent_actions model."""
+    """Dreams of one world: those of video, or of latent actions."""
 
     def __init__(self, world: Any) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class VideoWorldPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Args:
             frames: uint8 [B, T, H', W', C], those seen so far, T at least 1.
-            actions: those to take, [B, H] or [B, H, A]; codes for latent_actions; zeros [B, H] for a world of video
+            actions: those to take, [B, H] or [B, H, A]; codes where they are latent; zeros [B, H] for a world of video
                 without actions.
             past_actions: those between the frames seen, [B, T - 1] or [B, T - 1, A]; without them only the last frame
                 is looked at.

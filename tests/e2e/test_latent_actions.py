@@ -41,7 +41,7 @@ def test_a_dream_reports_on_the_codes_saves_their_map_and_films_codes_and_true_a
     assert "codes in use" in capsys.readouterr().out
     report = json.loads((run / "dream" / "actions.json").read_text())
     assert np.array(report["table"]).shape == (8, 5)
-    assert load_model(run).mapped_action.tolist() == report["action_of"]
+    assert load_model(run).latent.mapped_action.tolist() == report["action_of"]
     for picture in ("actions.png", "driven.png", "driven.mp4"):
         assert (run / "dream" / picture).stat().st_size > 500
     known = next(action for action in report["action_of"] if action >= 0)

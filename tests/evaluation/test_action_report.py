@@ -8,37 +8,43 @@ import numpy as np
 import pytest
 import torch
 
+from seqwm.core.protocols import Step
 from seqwm.evaluation.action_page import draw_actions
 from seqwm.evaluation.action_report import action_report, ask_for, fitted_map, mutual_information
 from seqwm.nn.finite_scalar import FiniteScalar
-from seqwm.nn.frames import from_bytes
 from tests.fakes.frames import shaded_logs
 
 STORE = shaded_logs(episodes=150)
 
 
 class Told:
-    """A model of the shaded logs that is made, not trained: two codes for each shade, or what `fault` says."""
+    """A world of the shaded logs that is made, not trained: two codes for each shade, or what `fault` says."""
 
     def __init__(self, fault=None):
-        self.fault, self.image, self.window_length, self.codes = fault, "", 2, 8
-        self.device, self.config = torch.device("cpu"), SimpleNamespace(unshuffle=1)
-        self.quantise = FiniteScalar((2, 2, 2))
-        self.mapped_action, self.mapped_confidence = torch.zeros(8, dtype=torch.int64), torch.zeros(8)
+        self.fault, self.image, self.window_length, self.device = fault, "", 2, torch.device("cpu")
+        self.latent = SimpleNamespace(
+            codes=8, reach=2, unshuffle=1, quantise=FiniteScalar((2, 2, 2)), infer=self.infer,
+            mapped_action=torch.zeros(8, dtype=torch.int64), mapped_confidence=torch.zeros(8),
+        )  # fmt: skip
 
     def infer(self, frames):
         shade = ((frames[:, -1, 0, 0, 0].long() - 40) / 50).round().long()
         code = shade * 2 + frames[:, 0, 0, 0, 0].long() // 50 % 2
         if self.fault == "collapse":
             code = torch.zeros_like(code)
-        return code, 2 * self.quantise.values(code)
+        return code, 2 * self.latent.quantise.values(code)
 
-    def foretell(self, frames, point):
-        digits = ((point + 1) / 2).round().long()
-        shade = (digits * self.quantise.place).sum(-1) // 2
-        if self.fault == "deaf":
-            return frames[:, -1]
-        return from_bytes((40 + 50 * shade)[:, None, None, None].expand(-1, *frames.shape[-2:], 3))
+    def encode(self, context):
+        return {"frames": context.observations[:, -1]}
+
+    def step(self, state, code, generator):
+        frames = state["frames"]
+        if self.fault != "deaf":
+            frames = (40 + 50 * (code // 2)).to(torch.uint8)[:, None, None, None].expand_as(frames)
+        return Step({"frames": frames}, torch.zeros(len(code)), torch.zeros(len(code)).bool())
+
+    def decode(self, state):
+        return state["frames"]
 
 
 def test_a_model_that_is_right_reaches_the_ceiling_with_few_labels_and_is_not_warned_of(tmp_path):
@@ -46,7 +52,9 @@ def test_a_model_that_is_right_reaches_the_ceiling_with_few_labels_and_is_not_wa
     report = action_report(model, STORE, labels=16, updates=150)
     assert report.purity == report.mapped["16"] == pytest.approx(1.0)
     assert report.ceiling > 0.98
-    assert model.mapped_action.tolist() == report.action_of == [0, 0, 1, 1, 2, 2, -1, -1]  # the last shade ends it all
+    assert (
+        model.latent.mapped_action.tolist() == report.action_of == [0, 0, 1, 1, 2, 2, -1, -1]
+    )  # the last shade ends it all
     assert report.delta_psnr > 20
     assert report.transplanted > 0.95
     assert np.sum(report.table) == report.steps

@@ -67,7 +67,7 @@ def test_it_keeps_the_contract_of_a_world_whose_actions_are_codes(options):
     store = shaded_logs()
     model = perturbed(store, options)
     context = store.windows(model.window_length, 6).batch(0)
-    check_world_model(model, context, Spaces(store.spaces.observation, spaces.Discrete(model.codes)))
+    check_world_model(model, context, Spaces(store.spaces.observation, spaces.Discrete(model.latent.codes)))
 
 
 def test_training_and_play_foretell_the_same_frame():
@@ -75,11 +75,11 @@ def test_training_and_play_foretell_the_same_frame():
     model = perturbed(store)
     batch = store.windows(2, 16).batch(0)
     frames = batch.observations[batch.valid.all(1)]
-    code, _ = model.infer(frames)
+    code, _ = model.latent.infer(frames)
     played = model.step({"frames": frames[:, :1]}, code, None).state["frames"][:, -1]
     with torch.no_grad():
         seen = frames.movedim(-1, -3).float() / 127.5 - 1
-        told = model.foretell(seen[:, :1], model(seen)[1])
+        told = model.latent.foretell(seen[:, :1], model.latent(seen)[1])
     exact = ((told + 1) * 127.5).clamp(0, 255).movedim(1, -1)
     assert (played - exact).abs().max() <= 0.5 + 1e-3
 
@@ -118,18 +118,18 @@ def test_it_finds_the_moves_of_a_world_from_frames_alone():
 
 def test_a_true_action_is_done_by_the_code_that_stands_for_it_with_most_confidence():
     model = perturbed(shaded_logs())
-    model.mapped_action.copy_(torch.tensor([2, 0, -1, 2, 1, -1, 0, 0]))
-    model.mapped_confidence.copy_(torch.tensor([0.5, 0.9, 0.0, 0.7, 1.0, 0.0, 0.95, 0.1]))
-    assert model.code_of(torch.tensor([0, 1, 2])).tolist() == [6, 4, 3]
+    model.latent.mapped_action.copy_(torch.tensor([2, 0, -1, 2, 1, -1, 0, 0]))
+    model.latent.mapped_confidence.copy_(torch.tensor([0.5, 0.9, 0.0, 0.7, 1.0, 0.0, 0.95, 0.1]))
+    assert model.latent.code_of(torch.tensor([0, 1, 2])).tolist() == [6, 4, 3]
     with pytest.raises(ValueError, match=r"no code stands for the actions \[3\], expected some of \[0, 1, 2\]"):
-        model.code_of(torch.tensor([1, 3]))
+        model.latent.code_of(torch.tensor([1, 3]))
 
 
 def test_the_map_travels_with_the_weights(tmp_path):
     model = perturbed(shaded_logs())
-    model.mapped_action.fill_(2)
+    model.latent.mapped_action.fill_(2)
     model.save_pretrained(tmp_path)
-    assert type(model).from_pretrained(tmp_path).mapped_action.tolist() == [2] * 8
+    assert type(model).from_pretrained(tmp_path).latent.mapped_action.tolist() == [2] * 8
 
 
 def test_clips_that_are_shorter_than_the_context_are_refused():
@@ -158,7 +158,7 @@ def test_labels_are_what_is_inferred_between_each_pair_of_frames_and_the_rest_st
         was, now = store.episode(number), made.episode(number)
         frames = torch.from_numpy(np.array(was.observations))
         windows = torch.stack([frames[[max(t - 1, 0), t, t + 1]] for t in range(len(was))])
-        np.testing.assert_array_equal(now.actions, model.infer(windows)[0].numpy())
+        np.testing.assert_array_equal(now.actions, model.latent.infer(windows)[0].numpy())
         np.testing.assert_array_equal(now.observations, was.observations)
         np.testing.assert_array_equal(now.rewards, was.rewards)
         assert (now.terminated, now.truncated) == (was.terminated, was.truncated)
