@@ -14,7 +14,7 @@ from seqwm.core.errors import RecipeError, SeqwmError
 
 SOURCES = """sources:
   minari:hopper/medium-v0      a Minari id, local (MINARI_DATASETS_PATH) or downloaded
-  hf:user/name[@revision]      a Hugging Face dataset of Parquet files
+  hf:user/name[@revision]      a Hugging Face dataset of Parquet files or of videos
   lerobot:user/name            LeRobot v3, a folder or a Hub repository
   d4rl:hopper.hdf5             D4RL's flat HDF5
   a path                       a store, a Minari or LeRobot folder, Parquet or Arrow files

@@ -3,7 +3,7 @@
 `open_source` picks the reader by the form of the name:
 
     minari:hopper/medium-v0          a Minari id, local under MINARI_DATASETS_PATH or downloaded through Minari
-    hf:user/name[@revision]          a Hugging Face dataset (Parquet), one row an episode or one row a step
+    hf:user/name[@revision]          a Hugging Face dataset (Parquet), one row an episode or one row a step; or videos
     lerobot:user/name or lerobot:DIR LeRobot v3
     d4rl:file.hdf5                   D4RL's flat HDF5
     video:DIR                        video files, each an episode of frames without actions
@@ -63,7 +63,7 @@ def open_source(name: str, findings: Findings, *, streaming: bool = False) -> So
     """
     scheme, colon, location = name.partition(":")
     if colon and scheme == "video":
-        return _opened(_reader("video_folder").open_source(location, findings))
+        return _opened(_reader("clips").open_folder(location, findings))
     if colon and scheme in ("minari", "lerobot", "d4rl"):
         return _opened(_reader(scheme).open_source(location, findings))
     if colon and scheme == "hf":

@@ -1,13 +1,14 @@
-"""Parquet and Arrow data sets, local or on the Hugging Face Hub, downloaded or streamed.
+"""Parquet and Arrow data sets, and those of videos, local or on the Hugging Face Hub, downloaded or streamed.
 
 A repository is pinned to the commit it stands at, and that commit goes into the provenance. Nothing of it is executed
-or unpickled: a repository that holds no Parquet or Arrow is refused. Streaming reads row groups over the network as
-they are needed, so that training can begin before a data set has arrived.
+or unpickled: a repository that holds neither Parquet nor Arrow nor videos is refused. Streaming reads row groups over
+the network as they are needed, so that training can begin before a data set has arrived.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +17,7 @@ from seqwm.core.errors import DataError
 from seqwm.core.hub import explained, insist, snapshot
 from seqwm.core.types import Episode, Scalar
 from seqwm.data.problems import Findings, Problem
-from seqwm.data.sources import Source
+from seqwm.data.sources import Source, clips
 from seqwm.data.sources.declaration import Declaration
 from seqwm.data.sources.episode_rows import read_episodes
 from seqwm.data.sources.inference import infer_spaces
@@ -35,11 +36,11 @@ def open_source(location: str, findings: Findings, *, revision: str | None = Non
         findings: where problems go; strict ones raise.
         revision: branch, tag or commit; the default branch when None.
         streaming: read over the network as episodes are asked for, instead of downloading first; a LeRobot
-            repository is downloaded all the same, as its videos are.
+            repository is downloaded all the same, as are videos.
 
     Raises:
-        DataError: for a repository that cannot be reached, names a file outside of its folder or holds no Parquet or
-            Arrow, and for files that are wrong.
+        DataError: for a repository that cannot be reached, names a file outside of its folder or holds nothing that
+            is read, and for files that are wrong.
     """
     user, _, rest = location.partition("/")
     name, _, folder = rest.partition("/")
@@ -52,7 +53,14 @@ def open_source(location: str, findings: Findings, *, revision: str | None = Non
         from seqwm.data.sources import lerobot
 
         return lerobot.open_source(f"{repository}@{revision}" if revision else repository, findings)
-    names = pick_split(_data_files(location, folder, listed), findings)
+    inside = [name for name in listed if name.startswith(f"{folder}/")] if folder else listed
+    tables = [name for name in inside if name.endswith(SUFFIXES) and PurePosixPath(name).stem != "metadata"]
+    if not tables and any(map(clips.is_video, inside)):
+        names = _training_videos(inside, findings)
+        root = download(repository, revision, names)
+        files = tuple(root / file for file in names)
+        return clips.from_files(f"hf:{location}", files, findings, {"revision": root.name})
+    names = pick_split(_data_files(location, folder, inside), findings)
     check_numbering(names)
     if streaming:
         shards = [_open(file, partial(_open_remote, f"datasets/{repository}@{commit}/{file}"), True) for file in names]
@@ -126,6 +134,9 @@ def _source(
 ) -> Source:
     check_schemas(shards)
     declared = Declaration.from_schema(shards[0].schema, shards[0].name)
+    videos = clips.video_column(shards[0].schema) if declared is None else None
+    if videos is not None:
+        return replace(clips.from_rows(name, shards, videos, findings, provenance), files=files)
     layout = find_layout(shards[0], declared, findings)
     spaces = declared.spaces if declared is not None else infer_spaces(shards, layout)
     read: Callable[..., Iterator[Episode]] = read_steps if layout.rows == "step" else read_episodes
@@ -174,9 +185,20 @@ def _list_cached(repository: str, revision: str | None) -> list[str]:
     return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
 
 
-def _data_files(location: str, folder: str, listed: Sequence[str]) -> list[str]:
-    """The Parquet or Arrow files of one data set in a repository."""
-    inside = [name for name in listed if name.startswith(f"{folder}/")] if folder else list(listed)
+def _training_videos(inside: Sequence[str], findings: Findings) -> list[str]:
+    """The video files under a folder named 'train' where there is one, or all, in the order of their names."""
+    videos = sorted(filter(clips.is_video, inside))
+    chosen = [name for name in videos if "train" in PurePosixPath(name).parts[:-1]]
+    if chosen and len(chosen) < len(videos):
+        found = f"{len(videos) - len(chosen)} videos beside those of the split 'train'"
+        left = next(name for name in videos if name not in chosen)
+        mend = "name their folder to read them instead"
+        findings.add(Problem("split-left-out", found, "one split", mend, left, severity="warning"))
+    return chosen or videos
+
+
+def _data_files(location: str, folder: str, inside: Sequence[str]) -> list[str]:
+    """The Parquet or Arrow files of one data set among those of a repository, or of a folder in it."""
     names = [name for name in inside if name.endswith(SUFFIXES)]
     if not names:
         shown = ", ".join(sorted(inside)[:6]) or "no file"

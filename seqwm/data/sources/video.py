@@ -1,18 +1,21 @@
 """Frames out of video files, decoded by PyAV.
 
-The container is taken from the file's name and nothing else is tried: a playlist that calls itself .mp4 could otherwise
-have FFmpeg open other files and addresses.
+The container is taken from the file's name, or of bytes from how they begin, and nothing else is tried: a playlist that
+calls itself .mp4 could otherwise have FFmpeg open other files and addresses.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".m4v": "mp4", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
+_BEGINNINGS = ((4, b"ftyp", "mp4"), (0, b"\x1a\x45\xdf\xa3", "matroska"), (8, b"AVI ", "avi"))
 
 
 class UnreadableVideo(Exception):
@@ -28,8 +31,8 @@ class VideoFormat:
     fps: float
 
 
-def video_format(path: Path) -> VideoFormat:
-    """The format of a file's first video stream.
+def video_format(video: Path | bytes) -> VideoFormat:
+    """The format of the first video stream of a file, or of its bytes.
 
     Raises:
         UnreadableVideo: for a file that does not open, or holds no video.
@@ -37,7 +40,7 @@ def video_format(path: Path) -> VideoFormat:
     import av
 
     try:
-        with av.open(str(path), format=CONTAINERS.get(path.suffix.lower())) as container:
+        with _opened(video) as container:
             stream = container.streams.video[0]
             return VideoFormat(stream.height, stream.width, float(stream.average_rate or 0))
     except (av.FFmpegError, OSError, IndexError) as error:
@@ -66,7 +69,7 @@ def decode_frames(
     frames: NDArray[np.uint8] | None = None
     times: list[float] = []
     try:
-        with av.open(str(path), format=CONTAINERS.get(path.suffix.lower())) as container:
+        with _opened(path) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             if start > 0 and stream.time_base is not None:
@@ -87,8 +90,8 @@ def decode_frames(
     return frames[: len(times)], np.array(times)
 
 
-def read_frames(path: Path) -> NDArray[np.uint8]:
-    """Every frame of a file, RGB uint8 [N, H, W, 3].
+def read_frames(video: Path | bytes) -> NDArray[np.uint8]:
+    """Every frame of a file, or of its bytes, RGB uint8 [N, H, W, 3].
 
     Raises:
         UnreadableVideo: for a file that does not open or decode, or holds no frame.
@@ -96,10 +99,22 @@ def read_frames(path: Path) -> NDArray[np.uint8]:
     import av
 
     try:
-        with av.open(str(path), format=CONTAINERS.get(path.suffix.lower())) as container:
+        with _opened(video) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
         return np.stack(frames)
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:
         raise UnreadableVideo(str(error) or type(error).__name__) from error
+
+
+def _opened(video: Path | bytes) -> Any:
+    """PyAV's container of a file or of its bytes."""
+    import av
+
+    if isinstance(video, Path):
+        return av.open(str(video), format=CONTAINERS.get(video.suffix.lower()))
+    for place, magic, container in _BEGINNINGS:
+        if video[place : place + len(magic)] == magic:
+            return av.open(io.BytesIO(video), format=container)
+    raise UnreadableVideo("bytes that begin like neither MP4 nor Matroska nor AVI")
