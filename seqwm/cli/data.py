@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,16 @@ def add_data(verbs: Any) -> None:
     verb = add_verb(
         kinds, "convert", _convert, "write a dataset as a store, or as Parquet for others to read",
         f"  seqwm data convert d4rl:hopper.hdf5 --out hopper\n"
-        f"  seqwm data convert hopper --out hopper-parquet --to parquet\n\n{SOURCES}",
+        f"  seqwm data convert hopper --out hopper-parquet --to parquet\n"
+        f"  seqwm data convert video:clips --out clips-store --skip-broken\n\n{SOURCES}",
     )  # fmt: skip
     verb.add_argument("source")
     verb.add_argument("--out", type=Path, required=True, help="the folder to make")
     verb.add_argument("--to", choices=["store", "parquet"], default="store")
+    verb.add_argument(
+        "--skip-broken", action="store_true",
+        help="leave out episodes that are wrong and name each; all is refused otherwise",
+    )  # fmt: skip
 
     verb = add_verb(
         kinds, "collect", _collect, "log a policy in an environment",
@@ -118,21 +125,28 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    if options.to == "parquet":
-        from seqwm.data.export import write_parquet
-
-        store = _load(options.source)
-        write_parquet(store.episodes(), store.spaces, options.out, provenance=store.provenance)
-        print(f"{options.out}: {store.rows:,} transitions in {len(store):,} episodes, as Parquet")
-        return 0
     from seqwm.core import shipped
+    from seqwm.data.export import write_parquet
     from seqwm.data.load import convert
     from seqwm.data.problems import Findings
     from seqwm.data.sources import open_source
 
-    source = open_source(shipped.locate_source(options.source), Findings(strict=True))
-    store = convert(source, options.out, progress=True)
-    print(f"{options.out}: {store.rows:,} transitions in {len(store):,} episodes")
+    findings = Findings(strict=not options.skip_broken)
+    with tempfile.TemporaryDirectory() as aside:
+        as_parquet = options.to == "parquet"
+        if as_parquet and not options.skip_broken:
+            store = _load(options.source)
+        else:
+            source = open_source(shipped.locate_source(options.source), findings)
+            store = convert(
+                source, Path(aside) / "store" if as_parquet else options.out, findings=findings, progress=True
+            )
+        if as_parquet:
+            write_parquet(store.episodes(), store.spaces, options.out, provenance=store.provenance)
+    for problem in findings.errors:
+        print(f"left out: {problem}", file=sys.stderr)
+    form = ", as Parquet" if as_parquet else ""
+    print(f"{options.out}: {store.rows:,} transitions in {len(store):,} episodes{form}")
     return 0
 
 

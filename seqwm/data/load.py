@@ -86,25 +86,35 @@ def load(source: str | Path, *, cache: bool = True, streaming: bool = False, pro
         return convert(opened, Path(tempfile.mkdtemp(prefix="seqwm-")) / "store", progress=progress)
     home = cache_folder() / "stores" / _content_key(opened)
     if not TrajectoryStore.is_store(home):
-        _write_whole(opened, home, progress)
+        _write_whole(opened, home, progress, Findings())
     return TrajectoryStore.open(home)
 
 
-def convert(source: Source, out: Path, *, progress: bool = False) -> TrajectoryStore:
-    """Write a source into a new store at `out`; all of it or, when an episode is refused, nothing."""
+def convert(source: Source, out: Path, *, findings: Findings | None = None, progress: bool = False) -> TrajectoryStore:
+    """Write a source into a new store at `out`; all of it or, when an episode is refused, nothing.
+
+    Args:
+        source: opened with the same `findings`.
+        out: the folder to make.
+        findings: where problems go; under ones that are not strict, episodes that are wrong are left out.
+        progress: show a bar.
+
+    Raises:
+        DataError: `out` holds something, or an episode is wrong.
+    """
     if out.exists() and any(out.iterdir()):
         mend = "name another folder or remove it"
         raise DataError([Problem("store-exists", "a folder with files in it", "a new folder", mend, str(out))])
-    _write_whole(source, out, progress)
+    _write_whole(source, out, progress, findings or Findings())
     return TrajectoryStore.open(out)
 
 
-def _write_whole(source: Source, out: Path, progress: bool) -> None:
+def _write_whole(source: Source, out: Path, progress: bool, findings: Findings) -> None:
     """Write the store aside and put it in place; a store that another writer put there meanwhile stays."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        _fill(source, partial, progress)
+        _fill(source, partial, progress, findings)
         if out.exists():
             out.rmdir()
         os.rename(partial, out)
@@ -127,7 +137,7 @@ def _streamed(name: str) -> StreamedStore:
         raise DataError([Problem("not-a-stream", "streaming asked for", "a source 'hf:user/name'", mend, name)])
     source = open_source(name, Findings(strict=True), streaming=True)
     folder = Path(tempfile.mkdtemp(prefix="seqwm-stream-"))
-    arrivals = _growing(source, source.episodes(), folder / "store", StreamedStore)
+    arrivals = _growing(source, source.episodes(), folder / "store", StreamedStore, Findings())
     try:
         store = next(arrivals)
         store._arrivals = arrivals
@@ -139,14 +149,16 @@ def _streamed(name: str) -> StreamedStore:
     return store
 
 
-def _fill(source: Source, folder: Path, progress: bool) -> None:
+def _fill(source: Source, folder: Path, progress: bool, findings: Findings) -> None:
     episodes = _with_progress(source) if progress else source.episodes()
-    for store in _growing(source, episodes, folder, TrajectoryStore):  # noqa: B007 - the last is the whole one
+    for store in _growing(source, episodes, folder, TrajectoryStore, findings):  # noqa: B007 - the last is the whole one
         pass
     store.close()
 
 
-def _growing(source: Source, episodes: Iterator[Episode], folder: Path, kind: type[Store]) -> Iterator[Store]:
+def _growing(
+    source: Source, episodes: Iterator[Episode], folder: Path, kind: type[Store], findings: Findings
+) -> Iterator[Store]:
     """The one new store in `folder`, again after each episode that went into it."""
     first = next(episodes, None)
     if first is None:
@@ -154,17 +166,21 @@ def _growing(source: Source, episodes: Iterator[Episode], folder: Path, kind: ty
         raise DataError([Problem("empty-dataset", "no episode", "at least one", mend, source.name)])
     provenance = {"source": source.name, **source.provenance}
     store = kind.create(folder, source.spaces, provenance=provenance, rewards=first.rewards is not None)
-    for episode in itertools.chain([first], episodes):
-        number = episode.meta.get("episode_index", len(store))
+    for place, episode in enumerate(itertools.chain([first], episodes)):
+        number = episode.meta.get("episode_index", place)
         assert isinstance(number, int | str)
         if mixed := check_final_observation(episode, first.final_observation, number=number, file=source.place):
-            raise DataError(mixed)
+            findings.extend(mixed)
+            continue
         try:
             store.append(episode)
         except DataError as error:  # which names the store's own number of the episode
-            problems = [replace(problem, file=source.place, episode=number) for problem in error.problems]
-            raise DataError(problems) from None
+            findings.extend([replace(problem, file=source.place, episode=number) for problem in error.problems])
+            continue
         yield store
+    if not len(store):  # every episode was left out
+        store.close()
+        raise DataError(findings.errors)
 
 
 def _with_progress(source: Source) -> Iterator[Episode]:

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium.spaces as gym_spaces
@@ -13,11 +14,11 @@ import pytest
 
 import seqwm
 from seqwm.core.errors import DataError
-from seqwm.core.types import Spaces
+from seqwm.core.types import Episode, Spaces
 from seqwm.data.export import write_parquet
 from seqwm.data.load import convert
 from seqwm.data.problems import Findings
-from seqwm.data.sources import open_source
+from seqwm.data.sources import Source, open_source
 from seqwm.data.store import TrajectoryStore
 from tests.strategies import assert_same_episode, random_episode
 
@@ -159,3 +160,17 @@ def test_a_minari_id_and_the_folder_it_stands_for_hold_the_same(cache, monkeypat
     by_path = seqwm.load(SHARED / "cartpole" / "mixed-v0")
     assert len(by_name) == len(by_path)
     np.testing.assert_array_equal(by_name.returns, by_path.returns)
+
+
+def test_episodes_that_a_store_refuses_are_left_out_where_that_is_asked_for(tmp_path):
+    spaces = Spaces(gym_spaces.Box(-np.inf, np.inf, (2,), np.float32), None)
+    good = Episode(np.ones((3, 2), np.float32), None, None, terminated=False, truncated=False)
+    bad = replace(good, observations=np.full((3, 2), np.nan, np.float32))
+    source = Source("made", spaces, lambda: iter([bad, good, bad]))
+    findings = Findings(strict=False)
+    store = convert(source, tmp_path / "store", findings=findings)
+    assert store.lengths.tolist() == [2]
+    assert [problem.episode for problem in findings.errors] == [0, 2]
+    with pytest.raises(DataError, match="not-finite"):
+        convert(replace(source, episodes=lambda: iter([bad])), tmp_path / "none", findings=Findings(strict=False))
+    assert not (tmp_path / "none").exists()

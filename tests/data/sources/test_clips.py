@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import av
 import datasets
 import numpy as np
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets.table import embed_table_storage
 
+from seqwm.cli import main
 from seqwm.core.errors import DataError
 from seqwm.data.load import load
 from seqwm.data.problems import Findings
@@ -80,6 +83,20 @@ def test_what_does_not_fit_is_named_and_passed_over_only_on_request(folder, spoi
     kept = list(open_source(f"video:{folder}", findings).episodes())
     assert len(kept) == 2
     assert [problem.check for problem in findings.errors] == [check]
+
+
+@pytest.mark.parametrize("form", ["store", "parquet"])
+def test_the_command_line_leaves_out_what_is_broken_on_request_and_names_it(folder, tmp_path, capsys, form):
+    (folder / "c.mp4").write_bytes(b"no video")
+    asked = ["data", "convert", f"video:{folder}", "--out", str(tmp_path / "out"), "--to", form]
+    assert main(asked) == 1
+    assert "c.mp4, episode 1: [corrupt-file]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*asked, "--skip-broken"]) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"left out: .*c\.mp4, episode 1: \[corrupt-file\]", shown.err)
+    assert "5 transitions in 2 episodes" in shown.out
+    assert_shades(load(tmp_path / "out", cache=False).episodes(), SHADES)
 
 
 def test_a_folder_without_videos_or_with_none_that_decodes_is_refused(tmp_path):
