@@ -1,6 +1,7 @@
 """A world model beside reality: what `seqwm dream` writes.
 
-OUT/dream.json    errors against horizon, the return so far in dream and reality, with intervals; how it was measured
+OUT/dream.json    errors against horizon, the return so far in dream and reality, with intervals; how it was measured;
+                  of frames also PSNR, on all pixels and on those that move, beside what copying gives, and SSIM
     dream.png     the same as curves
     rollout.png   the longest prediction beside what happened, number by number, where the observation has no frames
     calibration.png    of an ensemble: its predicted deviations beside its errors, and how often its intervals hold
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from seqwm.evaluation.action_report import ActionReport
     from seqwm.evaluation.calibration import Calibration
     from seqwm.evaluation.dream_gap import DreamGap
+    from seqwm.evaluation.frame_table import FrameTable
     from seqwm.evaluation.prediction import Prediction
 
 _FILMED = 4
@@ -48,6 +50,7 @@ class Dream:
 
     Attributes:
         prediction: errors against what was logged.
+        frames: figures of predicted frames; None where none are observed.
         gap: returns in dream and reality; None where there is no environment.
         calibration: of an ensemble; None of other worlds.
         actions: of latent actions, where the logs tell the true ones; None of other worlds.
@@ -55,6 +58,7 @@ class Dream:
     """
 
     prediction: Prediction
+    frames: FrameTable | None
     gap: DreamGap | None
     calibration: Calibration | None
     actions: ActionReport | None
@@ -70,7 +74,7 @@ class Dream:
             if curve is not None:
                 cells = [f"{h}: {curve.error[h - 1]:.3g}" for h in shown_horizons(len(curve.error))]
                 lines.append(f"error of {name or 'the observation'} ({curve.unit}) at {', '.join(cells)}")
-        lines += [str(part) for part in (self.calibration, self.actions, self.gap) if part]
+        lines += [str(part) for part in (self.frames, self.calibration, self.actions, self.gap) if part]
         return "\n".join([*lines, f"figures in {self.folder}"])
 
 
@@ -116,6 +120,7 @@ def dream(
     from seqwm.control.labels import labelled
     from seqwm.evaluation.calibration import draw_calibration
     from seqwm.evaluation.dream_figures import draw_dream, write_film, write_strip
+    from seqwm.evaluation.frame_table import frame_table
     from seqwm.evaluation.prediction import predict, prediction_error
     from seqwm.evaluation.rollout_figure import draw_rollout
 
@@ -137,29 +142,31 @@ def dream(
         _drive(model, store, actions, real_actions, seed, out)
     rollouts = predict(model, store.windows(model.window_length, 1), horizon=horizon, contexts=contexts, seed=seed)
     prediction = prediction_error(rollouts, store)
+    image = next((path for path, leaf in leaf_spaces(store.spaces.observation).items() if is_image(leaf)), None)
+    frames = None if image is None else frame_table(rollouts, image)
     calibrated = _calibration(model, store, home if data is None else None)
     gap = _gap(model, policy, store, reality, horizon, episodes, seed)
     measured = {
         "model": str(run_or_repository), "data": source, "environment": reality.environment,
         "environment_options": reality.environment_options, "horizon": horizon,
         "episodes": episodes, "seed": seed,
-        "prediction": dataclasses.asdict(prediction), "gap": dataclasses.asdict(gap) if gap else None,
+        "prediction": dataclasses.asdict(prediction), "frames": dataclasses.asdict(frames) if frames else None,
+        "gap": dataclasses.asdict(gap) if gap else None,
         "calibration": dataclasses.asdict(calibrated) if calibrated else None,
         "actions": dataclasses.asdict(meant) if meant else None,
     }  # fmt: skip
     write_json(out / "dream.json", measured)
     draw_dream(prediction, gap, out / "dream.png")
-    frames = next((path for path, leaf in leaf_spaces(store.spaces.observation).items() if is_image(leaf)), None)
-    if frames is None:
+    if image is None:
         draw_rollout(rollouts, out / "rollout.png")
     else:
         longest = rollouts.there.sum(1).argsort(kind="stable")[::-1][:_FILMED]
-        shown = rollouts.happened[frames][longest], rollouts.predicted[frames][longest]
+        shown = rollouts.happened[image][longest], rollouts.predicted[image][longest]
         write_strip(*shown, out / "strip.png")
         write_film(*shown, out / "dream.mp4")
     if calibrated is not None:
         draw_calibration(calibrated, out / "calibration.png")
-    return Dream(prediction, gap, calibrated, meant, out)
+    return Dream(prediction, frames, gap, calibrated, meant, out)
 
 
 def _world(name: str | Path, revision: str | None) -> tuple[Any, Path]:

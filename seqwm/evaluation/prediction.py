@@ -182,7 +182,9 @@ def _logs(
         seen = np.minimum(step + np.arange(horizon + 1), last + episode.final_observation)
         yield (
             {path: leaf[seen] for path, leaf in flatten(episode.observations).items()},
-            {path: leaf[acted] for path, leaf in flatten(episode.actions).items()},
+            {"": acted * 0}  # video without actions, which a world of it does not read
+            if episode.actions is None
+            else {path: leaf[acted] for path, leaf in flatten(episode.actions).items()},
             None if episode.rewards is None else episode.rewards[acted],
             step + 1 + np.arange(horizon) <= last + episode.final_observation,
         )

@@ -48,6 +48,8 @@ def _section(measured: dict[str, Any], pictures: list[str]) -> str:
     for h in shown_horizons(measured["horizon"]):
         cells = [f"{curve['error'][h - 1]:.3g}{_unchanged(curve, h)}" for curve in curves.values()]
         lines.append(f"| {h} | {' | '.join(cells)} |")
+    if measured.get("frames"):
+        lines += ["", *_frames(measured["frames"])]
     if gap is not None:
         lines += [
             "",
@@ -63,6 +65,21 @@ def _section(measured: dict[str, Any], pictures: list[str]) -> str:
         f"![{name}]({FOLDER}/{name})" if name.endswith(".png") else f"[{name}]({FOLDER}/{name})" for name in pictures
     ]
     return "\n".join([*lines, *(f"\n{picture}" for picture in shown), ""])
+
+
+def _frames(table: dict[str, Any]) -> list[str]:
+    lines = [
+        "PSNR of those frames in dB, in brackets that of the frame they begin with, and SSIM:",
+        "",
+        "| steps ahead | PSNR | on pixels that moved | SSIM |",
+        "| --- | --- | --- | --- |",
+    ]
+    for at, h in enumerate(table["horizons"]):
+        psnr, copied, moving, moving_copied, ssim = (
+            table[name][at] for name in ("psnr", "copied", "moving_psnr", "moving_copied", "ssim")
+        )
+        lines.append(f"| {h} | {psnr:.1f} [{copied:.1f}] | {moving:.1f} [{moving_copied:.1f}] | {ssim:.3f} |")
+    return lines
 
 
 def _unchanged(curve: dict[str, Any], horizon: int) -> str:

@@ -68,6 +68,10 @@ def test_the_run_goes_on_to_the_same_weights_after_a_stop(run, tmp_path):
 
 def test_a_dream_of_it_is_measured_and_filmed(run, tmp_path, capsys):
     assert main(["dream", str(run), "--out", str(tmp_path / "dream"), "--horizon", "3"]) == 0
+    told = json.loads((tmp_path / "dream" / "dream.json").read_text())["frames"]
+    assert told["horizons"] == [1, 2, 3]
+    assert told["copied"][0] > told["copied"][2] > 10
+    assert "moving pixels" in capsys.readouterr().out
     assert {path.suffix for path in (tmp_path / "dream").iterdir()} >= {".png", ".mp4", ".json"}
     measured = json.loads((tmp_path / "dream" / "dream.json").read_text())
     assert measured["environment_options"] == {"pixels": 16}
