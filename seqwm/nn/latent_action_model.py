@@ -90,17 +90,15 @@ class LatentActionModel(nn.Module):
         """The weighted squared error of the last of frames [B, reach, C, H, W], over those that are `whole` (bool [B]).
 
         Returns:
-            The loss, the point of each step [B, D] without gradients, and how many codes are in use, of the batch.
+            The loss, the code of each step, int64 [B], and how many codes are in use, of the batch.
         """
         before, after = frames[:, :-1], frames[:, -1]
         _, point, code = self(frames)
-        changed = (after - before[:, -1]).abs().amax(1, keepdim=True) > CHANGED
-        weight = 1 + self.change_weight * changed
-        weight = weight / weight.mean()
+        weight = weight_of_change(before[:, -1], after, self.change_weight)
         error = (weight * (self.foretell(before, point) - after).square()).mean((1, 2, 3))
         loss = (error * whole).sum() / whole.sum().clamp_min(1)
         share = torch.bincount(code, minlength=self.codes) / len(code)
-        return loss, point.detach(), (-torch.special.xlogy(share, share).sum()).exp().detach()
+        return loss, code, (-torch.special.xlogy(share, share).sum()).exp().detach()
 
     @torch.no_grad()
     def infer(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,3 +122,9 @@ class LatentActionModel(nn.Module):
             )
         chosen: Tensor = torch.where(fits, self.mapped_confidence, -1.0).argmax(-1)
         return chosen
+
+
+def weight_of_change(before: Tensor, after: Tensor, change_weight: float) -> Tensor:
+    """Weights [B, 1, H, W] of the pixels of frames [B, C, H, W], more for those that change; 1 in the mean."""
+    weight = 1 + change_weight * ((after - before).abs().amax(1, keepdim=True) > CHANGED)
+    return weight / weight.mean()

@@ -67,7 +67,7 @@ class SpaceTime(nn.Module):
         self.rows, self.columns = size[0] // patch, size[1] // patch
         self.enter = nn.Linear(inputs * patch**2, width)
         self.place = nn.Parameter(0.02 * torch.randn(self.rows * self.columns, width))
-        self.blocks = nn.ModuleList(Block(width, heads, condition) for _ in range(layers))
+        self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads, condition) for _ in range(layers))
         self.modulate = nn.Linear(condition, 2 * width)
         self.leave = nn.Linear(width, outputs * patch**2)
         for layer in (self.modulate, self.leave):
@@ -125,7 +125,7 @@ class SpaceTime(nn.Module):
         return within & (place >= reach - filled[:, None, None])
 
 
-class Block(nn.Module):
+class SpaceTimeBlock(nn.Module):
     """Attention in space, attention along time, an MLP; each behind a modulated norm and a gate."""
 
     def __init__(self, width: int, heads: int, condition: int) -> None:

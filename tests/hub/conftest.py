@@ -50,10 +50,19 @@ PLAYED = {
 }  # fmt: skip
 """Of methods that learn while they act: a recipe, and what makes it short."""
 METHODS = [*SMALL, *PENDULUM, *PLAYED]
-WORLDS = {
+WORLDS: dict[str, dict[str, object]] = {
     "video_diffusion": {"channels": [16], "width": 32, "context_noise": 0.3},
     "diffusion_forcing": {"context": 4, "layers": 1, "width": 16, "patch": 4},
     "latent_actions": {"channels": [16], "width": 16, "unshuffle": 2},
+    "genie": {
+        "tokens": {"codes": 16, "width": 16},
+        "actions": {"channels": [16], "width": 16, "unshuffle": 2},
+        "context": 4,
+        "layers": 1,
+        "width": 16,
+        "heads": 1,
+        "steps": 2,
+    },
 }
 """Of worlds of diffusers, in which others act: the least of a model."""
 
