@@ -95,6 +95,8 @@ class Batch:
         valid: bool [B, T].
         timesteps: int64 [B, T], the step within the episode, 0 first.
         returns_to_go: float32 [B, T], r_t + r_{t+1} + ... to the end of the log; None without rewards.
+        following: leaves [B, ...], the observation behind the action of each window's last valid row; None unless the
+            windows were asked for it.
     """
 
     observations: TensorTree
@@ -105,6 +107,7 @@ class Batch:
     valid: torch.Tensor
     timesteps: torch.Tensor
     returns_to_go: torch.Tensor | None
+    following: TensorTree | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

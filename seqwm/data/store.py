@@ -177,6 +177,11 @@ class TrajectoryStore:
         """Whether each episode was cut, [N]."""
         return self._table["truncated"]
 
+    @property
+    def final_observations(self) -> NDArray[np.bool_]:
+        """Whether each episode was logged with the observation behind its last action, [N]."""
+        return self._table["final_observation"]
+
     def episode(self, number: int) -> Episode:
         """Episode `number` (0 first), copied out."""
         if not -len(self) <= number < len(self):
@@ -237,6 +242,7 @@ class TrajectoryStore:
         discount: float = 1.0,
         end_reward: float | None = None,
         overrun: int = 0,
+        following: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> Windows:
@@ -250,11 +256,14 @@ class TrajectoryStore:
             discount: of `Batch.returns_to_go`; 1 is the plain sum.
             end_reward: taken as the last reward of episodes that terminated, in rewards and returns; None leaves it.
             overrun: rows behind a termination that windows may still end at, less than `length`.
+            following: with the observation that follows each window, `Batch.following`.
             rank, world_size: this process draws its share of every batch.
         """
         from seqwm.data.windows import Windows
 
-        return Windows(self, length, batch_size, seed, episodes, discount, end_reward, overrun, rank, world_size)
+        return Windows(
+            self, length, batch_size, seed, episodes, discount, end_reward, overrun, following, rank, world_size
+        )
 
     # -- growing ----------------------------------------------------------------------------------------------------
 

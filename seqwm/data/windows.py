@@ -8,6 +8,9 @@ A method that must learn how episodes end asks for an `overrun`: windows then ma
 a termination (never behind a mere cut), with nothing valid there. Drawn so, a row that ends its task stands at every
 place of a window as often as any other row does; without, it could only ever be the last.
 
+A method that must learn what the last action of an episode led to asks for the observation `following` each window, the
+final one among them: no row of a window ever holds it. Where it was not logged, no window ends at the last row.
+
 The draw hashes the position of the window in the stream (seqwm.core.random), so resuming is an integer, and any number
 of processes, each taking its share of every batch, sees the same windows as one.
 
@@ -50,6 +53,7 @@ class Windows:
         discount: float,
         end_reward: float | None,
         overrun: int,
+        following: bool,
         rank: int,
         world_size: int,
     ) -> None:
@@ -57,17 +61,20 @@ class Windows:
             raise ValueError(
                 f"batch_size {batch_size}: expected a multiple of the {world_size} processes that share it"
             )
+        if overrun and following:
+            raise ValueError("overrun and following: found both, expected one; nothing follows a row behind the end")
         if not 0 <= overrun < length:
             raise ValueError(f"overrun {overrun}: expected at least 0 and less than the {length} rows of a window")
         self.store, self.length, self.batch_size, self.seed = store, length, batch_size, seed
         self._discount, self._end_reward, self._overrun = discount, end_reward, overrun
+        self._following = following
         self._share, self._rank = batch_size // world_size, rank
         self._subset = None if episodes is None else np.asarray(episodes, np.int64)
         self._subset_ends = None if self._subset is None else np.cumsum(self._last_steps(self._subset) + 1)
         self._all_ends: tuple[int, NDArray[np.int64]] = (0, np.zeros(0, np.int64))
         self._offsets = np.arange(length)
         self._positions = np.arange(self._share, dtype=np.uint64)
-        self._views: dict[tuple[int, int, str], Array] = {}
+        self._views: dict[tuple[int, int, str, int], Array] = {}
         self._side: tuple[int, NDArray[np.float32]] | None = None
         self._observation_fields = field_names(store.layout, "observation")
         self._action_fields = field_names(store.layout, "action")
@@ -147,49 +154,67 @@ class Windows:
             valid=from_numpy(valid),
             timesteps=from_numpy(np.where(valid, first_steps[:, None] + self._offsets, 0)),
             returns_to_go=returns,
+            following=self._behind(episodes, starts + counts) if self._following else None,
         )
 
-    def _rows(self, starts: NDArray[np.int64], padded: Array | None, name: str) -> Array:
-        """Runs of T rows of one column ('' is the packed record), [B, T, ...], padding zeroed."""
-        parts = self.store.parts
+    def _behind(self, episodes: NDArray[np.int64], rows: NDArray[np.int64]) -> Any:
+        """The observations of rows [B] of the store, which belong to these episodes, as torch tensors."""
+        import torch
+
+        store = self.store
+        missing = rows >= store.first_rows[episodes] + store.lengths[episodes] + store.final_observations[episodes]
+        if missing.any():
+            raise ValueError(
+                f"{store.path}: episode {episodes[missing][0]} was logged without a final observation, expected one, "
+                "or a window that ends before its last step"
+            )
+        packed, fields = self._rows(rows, None, "", 1)[:, 0], {}
+        for name in self._observation_fields:
+            leaf = self._rows(rows, None, name, 1)[:, 0] if name in store.layout.images else packed[name]
+            fields[name] = torch.from_numpy(leaf if leaf.dtype == np.uint8 and leaf.ndim == 4 else for_torch(leaf))
+        return tree_of("observation", fields)
+
+    def _rows(self, starts: NDArray[np.int64], padded: Array | None, name: str, length: int | None = None) -> Array:
+        """Runs of T (or `length`) rows of one column ('' is the packed record), [B, T, ...], padding zeroed."""
+        parts, length = self.store.parts, length or self.length
         if len(parts) == 1:
-            out = self._gather_part(parts[0], starts, name)
+            out = self._gather_part(parts[0], starts, name, length)
         else:
             borders = np.cumsum([len(part) for part in parts])
             owner = np.searchsorted(borders, starts, side="right")
-            out = np.empty((len(starts), self.length), _column(parts[0], name).dtype)
+            out = np.empty((len(starts), length), _column(parts[0], name).dtype)
             for number in np.unique(owner):
                 chosen = owner == number
                 offset = borders[number] - len(parts[number])
-                out[chosen] = self._gather_part(parts[number], starts[chosen] - offset, name)
+                out[chosen] = self._gather_part(parts[number], starts[chosen] - offset, name, length)
         if padded is not None:
             out[padded] = np.zeros((), out.dtype)
         if not name:
             return out.view(self.store.layout.record)
         return out.view(np.uint8).reshape(*out.shape, *self.store.layout.images[name])
 
-    def _gather_part(self, part: Rows, starts: NDArray[np.int64], name: str) -> Array:
+    def _gather_part(self, part: Rows, starts: NDArray[np.int64], name: str, length: int) -> Array:
         if part.mapped is not None and self.store.rows * self.store.layout.row_bytes > MAPPED:
-            read = part.read_runs(name, starts, self.length)
+            read = part.read_runs(name, starts, length)
             return read.view(np.dtype((np.void, read.shape[-1])))[..., 0]
         column = _column(part, name)
-        limit = len(column) - self.length
+        limit = len(column) - length
         if limit < 0 or starts.max() > limit:  # a short window at the very end of the part: row by row
-            rows = np.minimum(starts[:, None] + self._offsets, len(column) - 1)
+            rows = np.minimum(starts[:, None] + np.arange(length), len(column) - 1)
             gathered: Array = column[rows]
             return gathered
-        return self._runs(column, name)[starts].view(column.dtype).reshape(len(starts), self.length)
+        return self._runs(column, name, length)[starts].view(column.dtype).reshape(len(starts), length)
 
-    def _runs(self, column: Array, name: str) -> Array:
+    def _runs(self, column: Array, name: str, length: int) -> Array:
         """Every run of T rows of a column as one overlapping item each, so that a window is a single copy."""
-        key = (column.ctypes.data, len(column), name)
+        key = (column.ctypes.data, len(column), name, length)
         view = self._views.get(key)
         if view is None:
             if len(self._views) > 64:  # parts of a growing store come and go
                 self._views.clear()
             size = column.dtype.itemsize
-            run = np.dtype((np.void, size * self.length))
-            view = np.ndarray((len(column) - self.length + 1,), run, column, strides=(size,))
+            run = np.dtype((np.void, size * length))
+            view = np.ndarray((len(column) - length + 1,), run, column, strides=(size,))
             self._views[key] = view
         return view
 
@@ -205,13 +230,15 @@ class Windows:
     def _last_steps(self, episodes: NDArray[np.int64] | slice) -> NDArray[np.int64]:
         """The last step of each episode that a window can end at, [N]."""
         last: NDArray[np.int64] = self.store.lengths[episodes] - 1 + self._overrun * self.store.terminated[episodes]
+        if self._following:
+            last = last - ~self.store.final_observations[episodes]
         return last
 
     def _ends(self) -> NDArray[np.int64]:
         """Cumulative places that a window can end at, up to and with each episode drawn from, [N]."""
         if self._subset_ends is not None:
             return self._subset_ends
-        if not self._overrun:
+        if not self._overrun and not self._following:
             return self.store.ends
         if self._all_ends[0] != len(self.store):
             self._all_ends = (len(self.store), np.cumsum(self._last_steps(slice(None)) + 1))

@@ -16,7 +16,8 @@ then passes it once more to be remembered. The cache is exact, so a step costs t
 - In training, `action_dropout` of the actions are withheld, so a frame without one remains something it knows.
 - The action that led to a frame modulates that frame, beside its level.
 - `play_noise`: a dream's frames are remembered with that much noise and the level that says so; true frames are not.
-- Reward and end are read off the last two frames and actions by a network of its own (`seqwm.nn.frames`).
+- Reward and end are read off the last two frames and actions, and the frame they led to, by a network of its own
+  (`seqwm.nn.frames`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from seqwm.nn.frames import (
     Outcome,
     Recent,
     at_levels,
+    following_of,
     from_bytes,
     image_of,
     known_features,
@@ -130,6 +132,11 @@ def build(options: Options, store: TrajectoryStore) -> DiffusionForcing:
     if options.begin_from is not None:
         _go_on_from(model, Path(options.begin_from))
     return model
+
+
+def window_options(options: Options) -> dict[str, Any]:
+    """What the learner asks of its windows: the frame that follows each, which reward and end are read off, too."""
+    return {"following": True}
 
 
 def _go_on_from(model: DiffusionForcing, folder: Path) -> None:
@@ -226,7 +233,8 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         weight = batch.valid / precondition(sigma).out.square()
         error = (denoised - frames).square().mean((2, 3, 4))
         parts = {"frame": (error * weight).sum() / batch.valid.sum()}
-        parts |= self.outcome.losses(Recent.of(batch, self.image, self.actions, _OUTCOME_ROWS), batch)
+        last = Recent.of(batch, self.image, self.actions, _OUTCOME_ROWS)
+        parts |= self.outcome.losses(last, batch, following_of(batch, self.image))
         return torch.stack(list(parts.values())).sum(), {f"loss_{name}": part.detach() for name, part in parts.items()}
 
     def encode(self, context: Batch) -> State:
@@ -267,7 +275,7 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         _, keys, values = self(from_bytes(frame) + blur, levels, led, told, past)
         past = self.network.remember(past, keys, values, torch.ones_like(past.time))
         following = {**_packed(past), **with_frame(state, actions, known, frame[:, 0])}
-        return Step(following, *self.outcome.draw(frames, actions, known, chance))
+        return Step(following, *self.outcome.draw(frames, actions, known, from_bytes(frame[:, 0]), chance))
 
     def decode(self, state: State) -> TensorTree:
         """The last frame."""

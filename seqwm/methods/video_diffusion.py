@@ -18,8 +18,8 @@ and whether the task ends.
 - Dreams drift, because training shows true frames and a dream its own. Three remedies: `context_noise` adds noise to
   the frames given, and tells how much (as in GameNGen and DIAMOND's CSGO branch); `rollout` trains on frames that the
   model drew itself (one step from noise) for so many steps; `play_noise` adds noise to a dream's frames.
-- Reward and end are read off the frames before the step. DIAMOND reads them off the frame after it, too, and through an
-  LSTM; where chance decides and the frame shows how, the reward here is the mean.
+- Reward and end are read off the frames before the step and the one it led to, the last of an episode among them;
+  DIAMOND reads them through an LSTM besides.
 - Before the beginning of an episode stand copies of its first frame, with no action.
 """
 
@@ -52,6 +52,7 @@ from seqwm.nn.frames import (
     Outcome,
     Recent,
     at_levels,
+    following_of,
     from_bytes,
     image_of,
     known_features,
@@ -140,13 +141,18 @@ def build(options: Options, store: TrajectoryStore) -> VideoDiffusion:
     return model
 
 
+def window_options(options: Options) -> dict[str, Any]:
+    """What the learner asks of its windows: the frame that follows each, the last of an episode among them."""
+    return {"following": True}
+
+
 def _scale(options: Options, store: TrajectoryStore) -> float:
     """What is diffused is divided by this, which gives it the deviation SIGMA_DATA."""
     if options.predict == "frame":
         return 1.0  # frames in -1 .. 1 have about that deviation
-    batch = store.windows(2, _PAIRS).batch(0)
-    frames = from_bytes(next(iter(flatten(batch.observations).values())))[batch.valid.all(1)]
-    change = (frames[:, 1] - frames[:, 0]).square().mean() if len(frames) else torch.tensor(0.0)
+    batch = store.windows(1, _PAIRS, following=True).batch(0)
+    path, frames = next(iter(flatten(batch.observations).items()))
+    change = (following_of(batch, path) - from_bytes(frames)[:, 0]).square().mean()
     return max(float((change + options.context_noise**2 / 3).sqrt()) / SIGMA_DATA, 1e-2)
 
 
@@ -199,8 +205,8 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def window_length(self) -> int:
-        """Rows of the windows that it is trained on."""
-        return int(self.config.context + self.config.rollout)
+        """Rows of the windows that it is trained on; the last frame to be drawn is the one that follows them."""
+        return int(self.config.context + self.config.rollout - 1)
 
     def forward(
         self, noisy: Tensor, sigma: Tensor, frames: Tensor, actions: Tensor, known: Tensor, level: Tensor
@@ -226,22 +232,25 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """The denoising error of the next frame, and the losses of reward and end."""
         context, rows = self.config.context, self.window_length
         recent = Recent.of(batch, self.image, self.actions, rows)
-        frames, actions, known = from_bytes(recent.frames), recent.actions, recent.known
+        following = following_of(batch, self.image)
+        actions, known = recent.actions, recent.known
+        frames = torch.cat((from_bytes(recent.frames), following[:, None]), 1)
         past = list(frames[:, :context].unbind(1))
         losses, weights = [], []
-        for row in range(context, rows):
+        for row in range(context, rows + 1):
             span = slice(row - context, row)
             given, told = torch.stack(past[span], 1), (actions[:, span], known[:, span])
-            within = recent.place[:, row] >= 1  # there is nothing to draw the first frame of an episode from
+            within = recent.place[:, row - 1] >= 0  # there is nothing to draw the first frame of an episode from
             weights.append(within.float())
             losses.append(self._denoising_loss(frames[:, row], given, *told))
-            if row < rows - 1:
+            if row < rows:
                 noise = torch.randn_like(frames[:, row])
                 with torch.no_grad():
                     drawn = self._draw(given, *told, noise, torch.zeros_like(given), 0.0, steps=1)
                 past.append(torch.where(within[:, None, None, None], drawn, frames[:, row]))
         frame = (torch.stack(losses) * torch.stack(weights)).sum() / torch.stack(weights).sum().clamp_min(1)
-        parts = {"frame": frame, **self.outcome.losses(Recent.of(batch, self.image, self.actions, context), batch)}
+        last = Recent.of(batch, self.image, self.actions, context)
+        parts = {"frame": frame, **self.outcome.losses(last, batch, following)}
         return torch.stack(list(parts.values())).sum(), {f"loss_{name}": part.detach() for name, part in parts.items()}
 
     def encode(self, context: Batch) -> State:
@@ -259,9 +268,8 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
             blur.normal_(0, level, generator=generator)
             chance = torch.rand(len(frames), generator=generator, device=frames.device)
         drawn = self._draw(frames, actions, known, noise, blur, level)
-        return Step(
-            with_frame(state, actions, known, to_bytes(drawn)), *self.outcome.draw(frames, actions, known, chance)
-        )
+        outcome = self.outcome.draw(frames, actions, known, drawn, chance)
+        return Step(with_frame(state, actions, known, to_bytes(drawn)), *outcome)
 
     def decode(self, state: State) -> TensorTree:
         """The last frame."""

@@ -23,12 +23,12 @@ _REWARD = 0.03  # of its loss: a rare reward is many deviations away, and all lo
 
 
 class Outcome(nn.Module):
-    """Reward and end from the last frames and the actions that followed them.
+    """Reward and end from the last frames, the actions that followed them, and the frame that those led to.
 
     Convolutions, then the largest and the mean over all places: what counts is that something happens, not where.
 
     Args:
-        rows: frames that are read.
+        rows: frames that are read before the one that is led to.
         colours: channels of a frame.
         actions: features of an action.
         width: features of the hidden layer.
@@ -49,22 +49,23 @@ class Outcome(nn.Module):
         super().__init__()
         self.unshuffle, self.reward_mean, self.reward_deviation = unshuffle, reward_mean, reward_deviation
         known = rows * (actions + 1)
-        self.enter = nn.Conv2d(rows * colours * unshuffle**2 + known, width // 2, 3, padding=1)
+        self.enter = nn.Conv2d((rows + 1) * colours * unshuffle**2 + known, width // 2, 3, padding=1)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(width // 2, width // 2, 3, stride=stride, padding=1) for stride in (1, 2)
         )
         self.hidden = nn.Linear(2 * (width // 2) + known, width)
         self.said = nn.Linear(width, 2)
 
-    def forward(self, frames: Tensor, actions: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, actions: Tensor, known: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         """The standardised reward and the logit of the end, [B] each.
 
         Args:
             frames: [B, rows, C, H, W].
             actions: features [B, rows, A].
             known: whether there is an action, bool [B, rows].
+            following: the frame that the last action led to, [B, C, H, W].
         """
-        x = F.pixel_unshuffle(frames.flatten(1, 2), self.unshuffle)
+        x = F.pixel_unshuffle(torch.cat((frames.flatten(1, 2), following), 1), self.unshuffle)
         features = known_features(actions, known).flatten(1)
         planes = features[:, :, None, None].expand(-1, -1, *x.shape[2:])
         x = F.silu(self.enter(torch.cat((x, planes), 1).contiguous(memory_format=torch.channels_last)))
@@ -74,9 +75,15 @@ class Outcome(nn.Module):
         reward, end = self.said(hidden).float().unbind(-1)
         return reward, end
 
-    def losses(self, recent: Recent, batch: Batch) -> dict[str, Tensor]:
-        """Of the end and, where there are rewards, of the reward at the last valid row of each window."""
-        reward, end = self(from_bytes(recent.frames), recent.actions, recent.known)
+    def losses(self, recent: Recent, batch: Batch, following: Tensor) -> dict[str, Tensor]:
+        """Of the end and, where there are rewards, of the reward at the last valid row of each window.
+
+        Args:
+            recent: the windows' last rows.
+            batch: the windows.
+            following: frames behind them, [B, C, H, W].
+        """
+        reward, end = self(from_bytes(recent.frames), recent.actions, recent.known, following)
         last = batch.valid.sum(1, keepdim=True) - 1
         losses = {"end": F.binary_cross_entropy_with_logits(end, batch.terminated.gather(1, last)[:, 0].float())}
         if batch.rewards is not None and self.reward_deviation:
@@ -84,9 +91,11 @@ class Outcome(nn.Module):
             losses["reward"] = _REWARD * (reward - wanted).square().mean()
         return losses
 
-    def draw(self, frames: Tensor, actions: Tensor, known: Tensor, chance: Tensor | None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, frames: Tensor, actions: Tensor, known: Tensor, following: Tensor, chance: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The mean reward and whether it ends, [B] each; `chance` is uniform [B], the likelier happens without it."""
-        reward, end = self(frames, actions, known)
+        reward, end = self(frames, actions, known, following)
         return reward * self.reward_deviation + self.reward_mean, end.sigmoid() > (0.5 if chance is None else chance)
 
 
@@ -164,6 +173,20 @@ def with_frame(state: State, actions: Tensor, known: Tensor, frame: Tensor) -> S
         "actions": torch.cat((actions[:, 1:], torch.zeros_like(actions[:, :1])), 1),
         "known": torch.cat((known[:, 1:], torch.zeros_like(known[:, :1])), 1),
     }
+
+
+def following_of(batch: Batch, image: str) -> Tensor:
+    """The frame that follows each window, in -1 .. 1, [B, C, H, W].
+
+    Raises:
+        ValueError: the windows were drawn without it.
+    """
+    if batch.following is None:
+        raise ValueError(
+            "found windows without what follows them, expected it: a world of frames learns from store.windows(..., "
+            "following=True)"
+        )
+    return from_bytes(flatten(batch.following)[image])
 
 
 def from_bytes(frames: Tensor) -> Tensor:

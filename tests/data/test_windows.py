@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from seqwm.core.errors import DataError
 from seqwm.core.tree import flatten
-from seqwm.core.types import Spaces
+from seqwm.core.types import Episode, Spaces
 from seqwm.data import store as store_module
 from seqwm.data import windows as windows_module
 from seqwm.data.store import TrajectoryStore
@@ -246,3 +246,40 @@ def test_an_end_reward_stands_for_the_last_reward_of_what_terminated_and_of_noth
 def test_an_overrun_as_long_as_the_window_is_refused():
     with pytest.raises(ValueError, match="overrun 5: expected at least 0 and less than the 5 rows"):
         make().windows(5, 8, overrun=5)
+
+
+@pytest.mark.parametrize("mapped", [0, 1 << 30])
+def test_what_follows_a_window_is_the_observation_behind_its_last_action_the_final_one_among_them(
+    mapped, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(windows_module, "MAPPED", mapped)
+    store = make(count=9, path=tmp_path / "store")
+    store.flush()
+    windows = store.windows(4, 64, following=True)
+    for number in range(9):
+        episode = store.episode(number)
+        steps = np.arange(len(episode))
+        batch = windows.gather(np.full_like(steps, number), steps)
+        for path, leaf in flatten(batch.following).items():
+            wanted = flatten(episode.observations)[path][1:]
+            assert np.allclose(leaf.numpy(), wanted)
+            assert leaf.dtype == flatten(batch.observations)[path].dtype
+    assert windows.rows == store.rows
+
+
+def test_no_window_ends_where_nothing_that_follows_was_logged():
+    spaces = Spaces(gym_spaces.Discrete(9), gym_spaces.Discrete(2))
+    store = TrajectoryStore.create(None, spaces)
+    zero = np.zeros
+    store.append(Episode(np.arange(3), zero(3, np.int64), zero(3, np.float32), False, True, final_observation=False))
+    store.append(Episode(np.arange(4), zero(3, np.int64), zero(3, np.float32), True, False))
+    windows = store.windows(2, 256, following=True)
+    batch = windows.batch(0)
+    seen = batch.observations.gather(1, batch.valid.sum(1, keepdim=True) - 1)[:, 0]
+    assert windows.rows == 5
+    assert torch.equal(batch.following, seen + 1)
+    assert set(seen[batch.terminated.any(1)].tolist()) == {2}
+    with pytest.raises(ValueError, match="episode 0 was logged without a final observation"):
+        windows.gather(np.array([0]), np.array([2]))
+    with pytest.raises(ValueError, match="overrun and following"):
+        store.windows(2, 1, overrun=1, following=True)

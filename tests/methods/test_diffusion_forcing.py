@@ -65,7 +65,7 @@ def test_a_dream_with_the_cache_equals_passes_over_all_frames_so_far():
 def test_every_frame_has_a_noise_level_of_its_own_and_padding_is_not_learned_from():
     store = shaded_logs()
     model = perturbed(SMALL, store)
-    batch = store.windows(6, 3).gather(np.array([0, 1, 2]), np.array([2, 9, 0]))
+    batch = store.windows(6, 3, following=True).gather(np.array([0, 1, 2]), np.array([2, 9, 0]))
     torch.manual_seed(3)
     loss, _ = model.loss(batch)
     other = batch.observations.clone()
@@ -97,7 +97,7 @@ def test_it_begins_from_a_model_of_video_alone_and_refuses_one_of_another_size(t
 def test_video_without_actions_or_rewards_gives_a_loss_and_a_dream():
     store = shaded_logs(episodes=5, actions=False, rewards=False)
     model = perturbed(SMALL, store)
-    batch = store.windows(6, 4).batch(0)
+    batch = store.windows(6, 4, following=True).batch(0)
     loss, figures = model.loss(batch)
     loss.backward()
     assert set(figures) == {"loss_frame", "loss_end"}

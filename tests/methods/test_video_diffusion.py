@@ -42,7 +42,7 @@ def trained(options, store, steps, rate=3e-3, batch_size=32):
     torch.manual_seed(0)
     model = build(options, store)
     train = TrainOptions(steps=steps, batch_size=batch_size, learning_rate=rate, schedule="cosine", warmup_steps=20)
-    learner = SupervisedLearner(model, store.windows(model.window_length, batch_size, 0), train, 0)
+    learner = SupervisedLearner(model, store.windows(model.window_length, batch_size, 0, following=True), train, 0)
     for step in range(steps):
         learner.update(step)
     return learner.trained()
@@ -75,7 +75,9 @@ def test_the_state_holds_the_last_frames_with_copies_before_the_first_and_only_p
 def test_a_step_equals_diffusers_sampler_with_the_same_noise_where_levels_are_fine():
     store = shaded_logs()
     model = perturbed(dataclasses.replace(SMALL, steps=4), store)
-    state = model.encode(store.windows(3, 5).batch(0))
+    state = model.encode(store.windows(2, 5).batch(0))
+    # In the middle of their range, or ours would cut at its bounds what goes beyond them between steps.
+    state["frames"] = 128 + (state["frames"] - 128) // 4
     action = torch.randint(0, SHADES, (5,), generator=torch.Generator().manual_seed(0))
     drawn = model.step(state, action, torch.Generator().manual_seed(7)).state["frames"][:, -1]
 
@@ -121,7 +123,7 @@ def test_rolling_out_in_training_draws_from_the_models_own_frames():
     model = build(dataclasses.replace(SMALL, rollout=3), store)
     seen = []
     model._denoising_loss = lambda target, given, actions, known: seen.append(given) or target.mean((1, 2, 3))
-    batch = store.windows(model.window_length, 4).gather(np.arange(4), np.full(4, 9))
+    batch = store.windows(model.window_length, 4, following=True).gather(np.arange(4), np.full(4, 8))
     model.loss(batch)
     true = batch.observations.movedim(-1, -3).float() / 127.5 - 1
     assert [given.shape[1] for given in seen] == [2, 2, 2]
@@ -166,6 +168,22 @@ def test_data_it_cannot_learn_from_is_refused_by_name():
         dataclasses.replace(SMALL, play_noise=0.1)
 
 
+def test_the_frame_that_an_episode_ends_with_is_drawn_and_its_outcome_read_in_training():
+    store = shaded_logs()
+    torch.manual_seed(0)
+    model = build(SMALL, store)
+    drawn = []
+    model._denoising_loss = lambda target, given, actions, known: drawn.append(target) or target.mean((1, 2, 3))
+    model.outcome.losses = lambda recent, batch, following: drawn.append(following) or {}
+    number = int(np.flatnonzero(store.terminated)[0])
+    last = np.array([store.lengths[number] - 1])
+    model.loss(store.windows(model.window_length, 1, following=True).gather(np.array([number]), last))
+    final = torch.from_numpy(store.episode(number).observations[-1:]).movedim(-1, -3).float() / 127.5 - 1
+    assert [torch.equal(frame, final) for frame in drawn] == [True, True]
+    with pytest.raises(ValueError, match="following=True"):
+        model.loss(store.windows(model.window_length, 1).batch(0))
+
+
 @pytest.mark.learning
 def test_where_the_next_frame_is_the_action_alone_the_action_is_not_one_step_off():
     store = shaded_logs(episodes=100)
@@ -196,7 +214,7 @@ def test_a_world_of_sprites_is_drawn_beyond_copying_and_obeys_actions_that_nobod
     train = TrainOptions(steps=770, precision="bf16", **settings)
     torch.manual_seed(0)
     model = build(Options(), store)
-    learner = SupervisedLearner(model, store.windows(model.window_length, 32, 0), train, 0)
+    learner = SupervisedLearner(model, store.windows(model.window_length, 32, 0, following=True), train, 0)
     for step in range(train.steps):
         learner.update(step)
     model = learner.trained()
