@@ -24,13 +24,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqwm.core import shipped
-from seqwm.core.errors import CheckpointError, SpaceError
-from seqwm.core.protocols import Policy, WorldModel
+from seqwm.core.errors import SpaceError
+from seqwm.core.protocols import Policy
 from seqwm.core.spaces import is_image, leaf_spaces
 from seqwm.core.tree import tree_map
 from seqwm.recipe import Evaluate, measured_in, parse_recipe
 from seqwm.run_folder import write_json
+from seqwm.worlds import logs_of, world_of
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -124,9 +124,9 @@ def dream(
     from seqwm.evaluation.prediction import predict, prediction_error
     from seqwm.evaluation.rollout_figure import draw_rollout
 
-    model, folder = _world(run_or_repository, revision)
+    model, folder = world_of(run_or_repository, revision)
     home = folder if (folder / "recipe.yaml").is_file() else folder.parent
-    source, store = _logs(run_or_repository, home, data)
+    source, store = logs_of(run_or_repository, home, data)
     reality = _reality(model, home, store, environment)
     # A repository has a run.json, too, but lies in the cache of the Hub's client, where nothing is written.
     is_run = Path(run_or_repository).is_dir() and (home / "run.json").is_file()
@@ -167,33 +167,6 @@ def dream(
     if calibrated is not None:
         draw_calibration(calibrated, out / "calibration.png")
     return Dream(prediction, frames, gap, calibrated, meant, out)
-
-
-def _world(name: str | Path, revision: str | None) -> tuple[Any, Path]:
-    """The model and the folder that it was loaded from."""
-    from seqwm.hub.load import find_model, load_model
-
-    model = load_model(name, revision=revision)
-    if not isinstance(model, WorldModel):
-        raise CheckpointError(
-            f"{name}: {type(model).__name__} is no world model; expected one with encode, step and decode"
-        )
-    return model, find_model(name, revision=revision)
-
-
-def _logs(name: str | Path, home: Path, data: str | None) -> tuple[str, TrajectoryStore]:
-    """The logs to compare with: those that are named, that the run collected, or that it learned from."""
-    from seqwm.data.load import load
-    from seqwm.data.store import TrajectoryStore
-
-    if data is None and TrajectoryStore.is_store(home / "replay"):
-        return str(home / "replay"), TrajectoryStore.open(home / "replay")
-    if data is None and (home / "recipe.yaml").is_file():
-        recipe = parse_recipe((home / "recipe.yaml").read_text(), str(home / "recipe.yaml"))
-        data = recipe.data.source if recipe.data else None
-    if data is None:
-        raise CheckpointError(f"{name}: names no data; give logs of its environment, for example --data logs/random")
-    return data, load(shipped.locate_source(data))
 
 
 def _reality(model: Any, home: Path, store: TrajectoryStore, environment: str | None) -> Evaluate:

@@ -15,27 +15,32 @@ from seqwm.core.errors import RecipeError
 from seqwm.core.random import key
 from seqwm.core.types import Spaces
 from seqwm.recipe import Collect
+from seqwm.worlds import DREAM, open_dream
 
 if TYPE_CHECKING:
+    from seqwm.control.dream import DreamEnv
+    from seqwm.control.rollout import Lanes
     from seqwm.data.store import TrajectoryStore
     from seqwm.envs.make import FreezingVectorEnv
 
 _PREFILL = 4  # the place of random actions among the random streams under a seed
 
 
-def open_environments(options: Collect, data: TrajectoryStore | None) -> FreezingVectorEnv:
-    """The environments to act in, which fit the data where there is any."""
+def open_environments(options: Collect, data: TrajectoryStore | None) -> FreezingVectorEnv | DreamEnv:
+    """The environments to act in, which fit the data where there is any; or dreams of a world (`seqwm.worlds`)."""
     from seqwm.envs.make import make_vector
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError("collect: found several processes, expected one: learning while acting is not distributed")
+    if options.environment == DREAM:
+        return open_dream(options.environment_options, options.lanes)
     spaces = data.spaces if data is not None else None
     return make_vector(options.environment, options.lanes, spaces=spaces, options=options.environment_options)
 
 
 def open_replay(
     folder: Path,
-    vector: FreezingVectorEnv,
+    vector: Lanes,
     options: Collect,
     data: TrajectoryStore | None,
     seed: int,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seqwm.control.dream import DreamEnv
     from seqwm.data.store import TrajectoryStore
     from seqwm.envs.make import FreezingVectorEnv
     from seqwm.evaluation.evaluate import Evaluation
@@ -166,7 +167,7 @@ def _learner(recipe: Recipe, store: TrajectoryStore) -> Any:
 
 
 def _collect(
-    recipe: Recipe, learner: Any, store: TrajectoryStore, vector: FreezingVectorEnv | None
+    recipe: Recipe, learner: Any, store: TrajectoryStore, vector: FreezingVectorEnv | DreamEnv | None
 ) -> Collector | Callable[[int], None] | None:
     """What fetches experience before an update: from environments, from a stream, or nothing."""
     from seqwm.data.load import StreamedStore

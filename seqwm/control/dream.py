@@ -30,6 +30,9 @@ from seqwm.core.tree import flatten, tree_map, unflatten
 from seqwm.core.types import Spaces, State, TensorTree, Tree
 from seqwm.data.store import TrajectoryStore
 from seqwm.data.windows import Windows
+from seqwm.nn.quick import quick
+
+_FLAGS = ("steps", "terminated", "truncated", "standing")
 
 Begin: TypeAlias = Literal["first", "anywhere"]
 Act: TypeAlias = Callable[[State], TensorTree] | TensorTree
@@ -51,6 +54,7 @@ class DreamEnv(VectorEnv[Any, Any, NDArray[Any]]):
         horizon: steps after which a dream is truncated.
         begin: at the 'first' observation of a logged episode, or behind a window that ends 'anywhere' in one.
         sample: draw from the model's distributions; otherwise the likeliest happens.
+        exact: in float32; otherwise frames are drawn in bf16 where the machine computes in it (`seqwm.nn.quick`).
         render_mode: 'rgb_array' where the observation holds an image, which is then what is shown.
         name: stands in errors.
 
@@ -68,6 +72,7 @@ class DreamEnv(VectorEnv[Any, Any, NDArray[Any]]):
         *,
         begin: Begin = "first",
         sample: bool = True,
+        exact: bool = False,
         render_mode: str | None = None,
         name: str = "dream",
     ) -> None:
@@ -85,7 +90,7 @@ class DreamEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self.observation_space = batch_space(spaces.observation, lanes)
         self.action_space = batch_space(spaces.action, lanes)
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": ["rgb_array"], "render_fps": 15}
-        self.world, self.contexts, self.horizon = world, contexts, horizon
+        self.world, self.contexts, self.horizon = world if exact else quick(world), contexts, horizon
         self._begin, self._sample = begin, sample
         self._device = torch.device(getattr(world, "device", "cpu"))
         self._generator: torch.Generator | None = None
@@ -154,6 +159,28 @@ class DreamEnv(VectorEnv[Any, Any, NDArray[Any]]):
         ends = self._terminated.copy(), self._truncated.copy()
         return self._observation, np.where(running, rewards, 0.0), *ends, {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where every lane is: what the model holds of it, and what it will draw."""
+        flags = (self._steps, self._terminated, self._truncated, self._standing)
+        return {
+            "world": dict(self._state or {}),
+            "lanes": dict(zip(_FLAGS, (torch.from_numpy(flag.copy()) for flag in flags), strict=True)),
+            "generator": self._generator.get_state() if self._generator is not None else None,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> Tree:
+        """Dream on from what `state_dict` gave; the observations of all lanes."""
+        self._state = {name: tensor.to(self._device) for name, tensor in state.get("world", {}).items()} or None
+        for own, name in zip((self._steps, self._terminated, self._truncated, self._standing), _FLAGS, strict=True):
+            own[:] = state["lanes"][name].numpy()
+        if state.get("generator") is not None:
+            self._generator = torch.Generator(self._device)
+            self._generator.set_state(state["generator"].cpu())
+        if self._state is not None:
+            self._observation = self._seen(self._state)
+        return self._observation
+
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """A frame of every lane, where `render_mode` asks for it."""
         if self.render_mode is None or self._frames is None:
@@ -212,7 +239,7 @@ def make_dream(
         store: logs of its environment.
         horizon: steps of a dream.
         render_mode: as `DreamEnv`.
-        options: `begin` and `sample` of `DreamEnv`.
+        options: `begin`, `sample` and `exact` of `DreamEnv`.
     """
     contexts = store.windows(world.window_length, 1)
     return DreamEnv(world, store.spaces, contexts, num_envs, horizon, render_mode=render_mode, **options)

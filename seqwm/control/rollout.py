@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -63,6 +63,19 @@ class Lanes(Protocol):
         self, actions: Tree
     ) -> tuple[Tree, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Observations (leaves [B, ...]), rewards, terminations, truncations [B]."""
+        ...
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """Environments whose state can be saved."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors in nested dicts, and JSON scalars."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tree:
+        """Go on from there; the observations of all lanes."""
         ...
 
 
@@ -199,7 +212,7 @@ class Gathering:
 
     Episode k of lane i is reset with a seed made of (seed, i, k). So what is under way can be brought back in another
     process, where an environment's own state cannot be: by resetting it with the same seed and taking the same actions
-    again (`load_state_dict`).
+    again (`load_state_dict`). Environments that tell their state (`Restorable`, a dream) are given it back.
     """
 
     def __init__(self, vector: Lanes, store: TrajectoryStore, seed: int) -> None:
@@ -271,7 +284,8 @@ class Gathering:
                     **{name: tree_map(torch.from_numpy, tree) for name, tree in parts.items()},
                     "last_reward": float(self._rewards[number]),
                 }
-        return {"played": self._played.tolist(), "lanes": lanes, "policy": dict(self._policy_state or {})}
+        state = {"played": self._played.tolist(), "lanes": lanes, "policy": dict(self._policy_state or {})}
+        return state | ({"environments": self._vector.state_dict()} if isinstance(self._vector, Restorable) else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> list[int]:
         """Go on from what `state_dict` gave: every episode under way is played again, as it was logged.
@@ -291,6 +305,9 @@ class Gathering:
             logs[lane] = Episode(observations, actions, rewards, False, False, meta=meta)
             self._lanes[lane].resume(logs[lane])
             self._rewards[lane], self._first[lane] = parts["last_reward"], False
+        if isinstance(self._vector, Restorable):
+            self._observation = self._vector.load_state_dict(state["environments"])
+            return []
         strayed = self._replay(logs)
         for lane in strayed:
             self.cut(lane)

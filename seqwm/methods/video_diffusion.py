@@ -61,7 +61,7 @@ from seqwm.nn.frames import (
     with_frame,
 )
 from seqwm.nn.leaves import ActionCodec
-from seqwm.nn.unet import FourierFeatures, UNet
+from seqwm.nn.unet import FourierFeatures, Modulations, UNet
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -221,11 +221,17 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
             known: bool [B, context]; actions that are not count as none.
             level: deviation of the noise on `frames`, [B].
         """
+        return self._said(noisy, frames, self._heard(sigma, actions, known, level))
+
+    def _heard(self, sigma: Tensor, actions: Tensor, known: Tensor, level: Tensor) -> Modulations:
+        """What the UNet's norms hear of noise levels and actions."""
         parts = [self.embed_noise(precondition(sigma).noise), known_features(actions, known).flatten(1)]
         if self.embed_context_noise is not None:
             parts.append(self.embed_context_noise(level))
-        condition = self.condition(torch.cat(parts, -1))
-        out: Tensor = self.unet(torch.cat((noisy, frames.flatten(1, 2)), 1), condition)
+        return self.unet.modulations(self.condition(torch.cat(parts, -1)))
+
+    def _said(self, noisy: Tensor, frames: Tensor, heard: Modulations) -> Tensor:
+        out: Tensor = self.unet(torch.cat((noisy, frames.flatten(1, 2)), 1), heard)
         return out.float()
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -301,15 +307,17 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """The next frame in -1 .. 1, at one of 256 levels, [B, C, H, W], from noise of deviation 1."""
         given = frames + blur
         base, scale = self._base(given), float(self.config.scale)
-        levels = torch.full((len(frames),), level, device=frames.device)
+        grid, lanes = sampling_sigmas(steps or self.config.steps, self.noise), len(frames)
+        sigmas = torch.tensor(grid[:-1], device=frames.device).repeat_interleave(lanes)  # what all calls hear at once
+        again = len(grid) - 1
+        heard = self._heard(sigmas, actions.repeat(again, 1, 1), known.repeat(again, 1), torch.full_like(sigmas, level))
+        of_level = {sigma: heard[lanes * place : lanes * (place + 1)] for place, sigma in enumerate(grid[:-1])}
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            sigmas = torch.full((len(x),), sigma, device=x.device)
-            c = precondition(sigmas[:, None, None, None])
-            denoised: Tensor = c.skip * x + c.out * self(c.into * x, sigmas, given, actions, known, levels)
+            c = precondition(torch.tensor(sigma, device=x.device))
+            denoised = c.skip * x + c.out * self._said(c.into * x, given, of_level[sigma])
             return (at_levels(base + scale * denoised) - base) / scale
 
-        grid = sampling_sigmas(steps or self.config.steps, self.noise)
         drawn = sample(denoise, start_scale(self.noise) * noise, grid, heun=self.config.heun)
         return at_levels(base + scale * drawn)
 

@@ -113,6 +113,18 @@ def test_lanes_stand_still_until_they_are_reset_and_others_go_on() -> None:
     assert rewards.tolist() == [0, following["count"][1], 0]
 
 
+def test_a_dream_goes_on_from_its_saved_state_as_it_would_have() -> None:
+    whole, other = dream(NOISY, 3), dream(NOISY, 3)
+    actions = np.random.default_rng(0).standard_normal((6, 3, 1)).astype(np.float32)
+    whole.reset(seed=2)
+    for action in actions[:2]:
+        seen = whole.step(action)[0]
+    np.testing.assert_array_equal(other.load_state_dict(whole.state_dict()), seen)
+    for action in actions[2:]:
+        for one, same in zip(whole.step(action)[:4], other.step(action)[:4], strict=True):
+            np.testing.assert_array_equal(one, same)
+
+
 def test_frames_are_rendered_and_lie_in_the_space() -> None:
     env = dream(CountingWorld(), 2, render_mode="rgb_array")
     seen, _ = env.reset(seed=0)

@@ -1,0 +1,58 @@
+"""Networks for play: near those in float32, and those themselves where the machine has no bf16."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from seqwm.nn import quick as quick_module
+from seqwm.nn.quick import computes_in_bf16, quick
+from seqwm.nn.unet import UNet
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network, self.head = UNet(5, 3, (16, 32), 1, 8, 2), nn.Linear(4, 4)
+        torch.nn.init.normal_(self.network.leave.weight, std=0.1)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_what_a_quick_network_says_is_near_what_it_says_in_float32(lanes, monkeypatch):
+    monkeypatch.setattr(quick_module, "computes_in_bf16", lambda kind: True)
+    torch.manual_seed(0)
+    model = Model()
+    before = copy.deepcopy(model.state_dict())
+    faster = quick(model)
+    x, condition = torch.randn(lanes, 5, 16, 16), torch.randn(lanes, 8)
+    with torch.no_grad():
+        wanted, found = model.network(x, condition), faster.network(x, condition)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - wanted).square().mean() < 1e-4 * wanted.square().mean()
+    assert faster.head.weight.dtype == faster.network.modulate.weight.dtype == torch.float32
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_without_bf16_or_a_network_of_frames_a_model_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(quick_module, "computes_in_bf16", lambda kind: False)
+    model, head = Model(), nn.Linear(2, 2)
+    assert quick(model) is model
+    monkeypatch.setattr(quick_module, "computes_in_bf16", lambda kind: True)
+    assert quick(head) is head
+    assert quick("no module") == "no module"
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"), [((True, False), True), ((False, True), True), ((False, False), False)]
+)
+def test_the_processor_is_asked_what_it_can_do(answers, expected, monkeypatch):
+    for question, answer in zip(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), answers, strict=True):
+        monkeypatch.setattr(torch.cpu, question, lambda answer=answer: answer, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert computes_in_bf16.__wrapped__("cpu") is expected
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert computes_in_bf16.__wrapped__("cpu") is False
+    assert computes_in_bf16.__wrapped__("mps") is False
