@@ -243,6 +243,7 @@ class TrajectoryStore:
         end_reward: float | None = None,
         overrun: int = 0,
         following: bool = False,
+        ends: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
     ) -> Windows:
@@ -257,12 +258,24 @@ class TrajectoryStore:
             end_reward: taken as the last reward of episodes that terminated, in rewards and returns; None leaves it.
             overrun: rows behind a termination that windows may still end at, less than `length`.
             following: with the observation that follows each window, `Batch.following`.
+            ends: share of the windows of a batch that end where an episode does.
             rank, world_size: this process draws its share of every batch.
         """
         from seqwm.data.windows import Windows
 
         return Windows(
-            self, length, batch_size, seed, episodes, discount, end_reward, overrun, following, rank, world_size
+            self,
+            length,
+            batch_size,
+            seed,
+            episodes,
+            discount,
+            end_reward,
+            overrun,
+            following,
+            ends,
+            rank,
+            world_size,
         )
 
     # -- growing ----------------------------------------------------------------------------------------------------

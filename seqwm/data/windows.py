@@ -11,6 +11,9 @@ place of a window as often as any other row does; without, it could only ever be
 A method that must learn what the last action of an episode led to asks for the observation `following` each window, the
 final one among them: no row of a window ever holds it. Where it was not logged, no window ends at the last row.
 
+What ends an episode is often what matters most and is rare: the share `ends` of the windows of every batch end where
+an episode does, each as likely as any other.
+
 The draw hashes the position of the window in the stream (seqwm.core.random), so resuming is an integer, and any number
 of processes, each taking its share of every batch, sees the same windows as one.
 
@@ -27,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqwm.core.errors import DataError
-from seqwm.core.random import indices
+from seqwm.core.random import indices, key
 from seqwm.core.types import Array, Batch
 from seqwm.data.problems import Problem
 from seqwm.data.records import field_names, tree_of
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     import torch
 
 MAPPED = 512 << 20
+
+_ENDING = 6  # the place of the episodes whose ends are drawn among the random streams under a seed
 
 
 class Windows:
@@ -54,6 +59,7 @@ class Windows:
         end_reward: float | None,
         overrun: int,
         following: bool,
+        ends: float,
         rank: int,
         world_size: int,
     ) -> None:
@@ -67,7 +73,9 @@ class Windows:
             raise ValueError(f"overrun {overrun}: expected at least 0 and less than the {length} rows of a window")
         self.store, self.length, self.batch_size, self.seed = store, length, batch_size, seed
         self._discount, self._end_reward, self._overrun = discount, end_reward, overrun
-        self._following = following
+        self._following, self._ending = following, round(ends * batch_size)
+        if not 0 <= ends < 1:
+            raise ValueError(f"ends {ends}: expected a share of the windows, at least 0 and less than 1")
         self._share, self._rank = batch_size // world_size, rank
         self._subset = None if episodes is None else np.asarray(episodes, np.int64)
         self._subset_ends = None if self._subset is None else np.cumsum(self._last_steps(self._subset) + 1)
@@ -101,6 +109,10 @@ class Windows:
         first = step * self.batch_size + self._rank * self._share
         draws = indices(self.seed, self._positions + np.uint64(first), self.rows)
         ends = self._ends()
+        ending = max(min(self._ending - self._rank * self._share, self._share), 0)
+        if ending:
+            chosen = indices(key(self.seed, _ENDING), self._positions[:ending] + np.uint64(first), len(ends))
+            draws[:ending] = ends[chosen] - 1
         place = np.searchsorted(ends, draws, side="right")
         episodes = place if self._subset is None else self._subset[place]
         return episodes, draws - ends[place] + self._last_steps(episodes) + 1

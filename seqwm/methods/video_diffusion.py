@@ -52,6 +52,7 @@ from seqwm.nn.frames import (
     Outcome,
     Recent,
     at_levels,
+    end_weight,
     following_of,
     from_bytes,
     image_of,
@@ -87,6 +88,8 @@ class Options:
         context_noise: the largest deviation of noise on the given frames in training; frames are in -1 .. 1.
         rollout: steps that training goes on from its own frames; 1 has true ones only.
         play_noise: the deviation of noise on the given frames in a dream.
+        ends: share of the windows in training that end where an episode does; reward and end there count no more for
+            it, but are learned from more examples.
     """
 
     context: int = 2
@@ -101,6 +104,7 @@ class Options:
     context_noise: float = 0.0
     rollout: int = 1
     play_noise: float = 0.0
+    ends: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("context", "blocks", "width", "unshuffle", "steps", "rollout"):
@@ -108,6 +112,8 @@ class Options:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 1")
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels: found {list(self.channels)}, expected one positive number for each level")
+        if not 0 <= self.ends < 1:
+            raise ValueError(f"ends: found {self.ends}, expected a share of the windows, less than 1")
         if not 0 <= self.play_noise <= self.context_noise:
             raise ValueError(
                 f"play_noise: found {self.play_noise}, expected no more than context_noise {self.context_noise}, the "
@@ -126,7 +132,8 @@ def build(options: Options, store: TrajectoryStore) -> VideoDiffusion:
             f"{store.path}: the data has no actions, and video_diffusion draws what they lead to; diffusion_forcing "
             "learns from video alone"
         )
-    statistics = store.statistics
+    statistics, settings = store.statistics, dataclasses.asdict(options)
+    del settings["ends"]
     model: VideoDiffusion = VideoDiffusion(
         observation_space=space_to_json(store.spaces.observation),
         action_space=space_to_json(store.spaces.action),
@@ -136,14 +143,15 @@ def build(options: Options, store: TrajectoryStore) -> VideoDiffusion:
         reward_mean=statistics.reward_mean or 0.0,
         reward_deviation=statistics.reward_std or 0.0,
         scale=_scale(options, store),
-        **dataclasses.asdict(options),
+        end_weight=end_weight(options.ends, store.rows / len(store)),
+        **settings,
     )
     return model
 
 
 def window_options(options: Options) -> dict[str, Any]:
     """What the learner asks of its windows: the frame that follows each, the last of an episode among them."""
-    return {"following": True}
+    return {"following": True, "ends": options.ends}
 
 
 def _scale(options: Options, store: TrajectoryStore) -> float:
@@ -176,6 +184,7 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         reward_mean: float = 0.0,
         reward_deviation: float = 0.0,
         scale: float = 1.0,
+        end_weight: float = 1.0,
         context: int = 2,
         channels: tuple[int, ...] = (32, 64),
         blocks: int = 1,
@@ -201,7 +210,9 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         given = _FEATURES * (2 if context_noise else 1) + context * (self.actions.size + 1)
         self.condition = nn.Sequential(nn.Linear(given, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.unet = UNet((context + 1) * colours, colours, channels, blocks, width, unshuffle)
-        self.outcome = Outcome(context, colours, self.actions.size, width, unshuffle, reward_mean, reward_deviation)
+        self.outcome = Outcome(
+            context, colours, self.actions.size, width, unshuffle, reward_mean, reward_deviation, end_weight
+        )
 
     @property
     def window_length(self) -> int:

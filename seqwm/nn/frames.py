@@ -19,7 +19,7 @@ from seqwm.core.tree import flatten
 from seqwm.core.types import Batch, State
 from seqwm.nn.leaves import ActionCodec
 
-_REWARD = 0.03  # of its loss: a rare reward is many deviations away, and all losses share one gradient clip
+_REWARD = 0.3  # of its loss: a rare reward is many deviations away, and all losses share one gradient clip
 
 
 class Outcome(nn.Module):
@@ -34,6 +34,8 @@ class Outcome(nn.Module):
         width: features of the hidden layer.
         unshuffle: pixels along each side that become channels.
         reward_mean, reward_deviation: of the data; a deviation of zero stands for data without rewards.
+        end_weight: what a window that ends where its episode does counts in the losses, for where those are drawn more
+            often than they are (`end_weight`); what is learned is then the same, of more examples.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Outcome(nn.Module):
         unshuffle: int,
         reward_mean: float,
         reward_deviation: float,
+        end_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        self.end_weight = end_weight
         self.unshuffle, self.reward_mean, self.reward_deviation = unshuffle, reward_mean, reward_deviation
         known = rows * (actions + 1)
         self.enter = nn.Conv2d((rows + 1) * colours * unshuffle**2 + known, width // 2, 3, padding=1)
@@ -55,6 +59,10 @@ class Outcome(nn.Module):
         )
         self.hidden = nn.Linear(2 * (width // 2) + known, width)
         self.said = nn.Linear(width, 2)
+        for part in (self.enter, *self.convolutions, self.hidden):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.bias)
+        nn.init.zeros_(self.said.weight)
 
     def forward(self, frames: Tensor, actions: Tensor, known: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         """The standardised reward and the logit of the end, [B] each.
@@ -85,10 +93,13 @@ class Outcome(nn.Module):
         """
         reward, end = self(from_bytes(recent.frames), recent.actions, recent.known, following)
         last = batch.valid.sum(1, keepdim=True) - 1
-        losses = {"end": F.binary_cross_entropy_with_logits(end, batch.terminated.gather(1, last)[:, 0].float())}
+        ended, cut = (flags.gather(1, last)[:, 0] for flags in (batch.terminated, batch.truncated))
+        weight = torch.where(ended | cut, self.end_weight, 1.0)
+        weight = weight / weight.sum()
+        losses = {"end": F.binary_cross_entropy_with_logits(end, ended.float(), weight, reduction="sum")}
         if batch.rewards is not None and self.reward_deviation:
             wanted = (batch.rewards.gather(1, last)[:, 0] - self.reward_mean) / self.reward_deviation
-            losses["reward"] = _REWARD * (reward - wanted).square().mean()
+            losses["reward"] = _REWARD * (weight * (reward - wanted).square()).sum()
         return losses
 
     def draw(
@@ -97,6 +108,15 @@ class Outcome(nn.Module):
         """The mean reward and whether it ends, [B] each; `chance` is uniform [B], the likelier happens without it."""
         reward, end = self(frames, actions, known, following)
         return reward * self.reward_deviation + self.reward_mean, end.sigmoid() > (0.5 if chance is None else chance)
+
+
+def end_weight(ends: float, mean_length: float) -> float:
+    """One over how much likelier windows are to end with an episode where the share `ends` of them is made to.
+
+    Of R rows in E episodes, `mean_length` R / E, one at an end is drawn with (1 - ends) / R + ends / E, any other with
+    (1 - ends) / R.
+    """
+    return 1 / (1 + ends / (1 - ends) * mean_length)
 
 
 def known_features(actions: Tensor, known: Tensor) -> Tensor:

@@ -283,3 +283,18 @@ def test_no_window_ends_where_nothing_that_follows_was_logged():
         windows.gather(np.array([0]), np.array([2]))
     with pytest.raises(ValueError, match="overrun and following"):
         store.windows(2, 1, overrun=1, following=True)
+
+
+def test_a_share_of_the_windows_ends_where_episodes_do_whichever_process_draws_them():
+    store = make(count=9)
+    windows = store.windows(4, 64, seed=3, ends=0.25)
+    episodes, steps = windows.drawn(5)
+    assert (steps[:16] == store.lengths[episodes[:16]] - 1).all()
+    assert len(set(episodes[:16].tolist())) > 4
+    assert equal_draws(
+        [part[16:] for part in windows.drawn(5)], [part[16:] for part in store.windows(4, 64, 3).drawn(5)]
+    )
+    shares = [store.windows(4, 64, seed=3, ends=0.25, rank=rank, world_size=4).drawn(5) for rank in range(4)]
+    assert equal_draws([np.concatenate(parts) for parts in zip(*shares, strict=True)], (episodes, steps))
+    with pytest.raises(ValueError, match="ends 1: expected a share"):
+        store.windows(4, 64, ends=1)

@@ -19,6 +19,7 @@ from seqwm.envs.sprites import blocked_places, moved, sprite_places, wall_tiles
 from seqwm.evaluation.video_metrics import clips, dreamt, obedience, one_step
 from seqwm.methods.video_diffusion import Options, VideoDiffusion, build
 from seqwm.nn.diffusion import SIGMA_DATA, NoiseOptions
+from seqwm.nn.frames import Recent, end_weight, following_of
 from seqwm.testing import check_world_model
 from seqwm.training.options import TrainOptions
 from seqwm.training.supervised import SupervisedLearner
@@ -164,6 +165,8 @@ def test_data_it_cannot_learn_from_is_refused_by_name():
             {"type": "Discrete", "dtype": "int64", "start": 0, "n": 2},
         )
     assert len(vectors) == 0
+    with pytest.raises(ValueError, match="ends: found 1"):
+        dataclasses.replace(SMALL, ends=1)
     with pytest.raises(ValueError, match="play_noise: found"):
         dataclasses.replace(SMALL, play_noise=0.1)
 
@@ -182,6 +185,24 @@ def test_the_frame_that_an_episode_ends_with_is_drawn_and_its_outcome_read_in_tr
     assert [torch.equal(frame, final) for frame in drawn] == [True, True]
     with pytest.raises(ValueError, match="following=True"):
         model.loss(store.windows(model.window_length, 1).batch(0))
+
+
+def test_ends_that_are_drawn_more_often_weigh_as_much_less():
+    store = shaded_logs(episodes=60)
+    windows, share = store.windows(1, 1 << 16, ends=0.4), store.rows / len(store)
+    episodes, steps = windows.drawn(0)
+    weight = np.where(steps == store.lengths[episodes] - 1, end_weight(0.4, share), 1.0)
+    at_end = weight[steps == store.lengths[episodes] - 1].sum() / weight.sum()
+    assert at_end == pytest.approx(len(store) / store.rows, rel=0.02)
+    model = build(dataclasses.replace(SMALL, ends=0.4), store)
+    assert model.outcome.end_weight == pytest.approx(end_weight(0.4, share))
+    batch = store.windows(model.window_length, 64, following=True, ends=0.4).batch(0)
+    with torch.no_grad():
+        model.outcome.said.bias[1] = 1.0  # the same logit everywhere: its loss is then known
+    weight = torch.where((batch.terminated | batch.truncated).any(1), model.outcome.end_weight, 1.0)
+    wanted = torch.where(batch.terminated.any(1), np.log1p(np.exp(-1.0)), np.log1p(np.exp(1.0)))
+    found = model.outcome.losses(Recent.of(batch, "", model.actions, 2), batch, following_of(batch, ""))["end"]
+    torch.testing.assert_close(found, ((weight * wanted).sum() / weight.sum()).float(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.learning
