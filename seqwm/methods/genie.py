@@ -13,6 +13,8 @@ from its own loss; what one part hands to the next is whole numbers, through whi
 - A pass of training holds each frame twice: as it is, for those that come after it, and as a draft with some of its
   tokens masked. So every frame is learned from a context without masks, which is what it has in play (in Genie the
   context is masked, too), and the frames that nothing is asked of are never masked, the first among them.
+- A token enters with what stood at its place in the frame before, masked or not, so that a world that stands still is
+  nothing to be learned.
 - Training and play use one `forward`; the cache of past frames is exact, so a step costs one frame's tokens, a few
   times: `steps` passes to fill it in, one to remember it.
 - The code that led to a frame modulates all its layers. What is unknown, before a window's first frame, is one more.
@@ -126,7 +128,8 @@ def build(options: Options, store: TrajectoryStore) -> Genie:
 class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """A world whose actions are codes: `encode`, `step`, `decode`; `latent` reads codes off frames; `loss` trains it.
 
-    Its state is what is remembered (`seqwm.nn.space_time.Past`) and the last of the `frames`, uint8 [B, 1, H, W, C].
+    Its state is what is remembered (`seqwm.nn.space_time.Past`), the `tokens` of the last frame, int64 [B, N], and the
+    last of the `frames`, uint8 [B, 1, H, W, C].
     """
 
     config_name = "config.json"
@@ -157,11 +160,13 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.tokenizer = FrameTokenizer(colours, (high, wide), squares)
         self.latent = LatentActionModel(colours, **dataclasses.asdict(inferring))
         self.embed = nn.Embedding(squares.codes + 1, width)
+        self.stood = nn.Linear(width, width, bias=False)
         self.act = nn.Embedding(self.latent.codes + 1, width)
-        self.dynamics = FrameTransformer(self.tokenizer.places, layers, width, heads, span)
+        self.dynamics = FrameTransformer(self.tokenizer.rows, self.tokenizer.columns, layers, width, heads, span)
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(squares.codes))
-        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.embed.weight, std=width**-0.5)
+        nn.init.eye_(self.stood.weight)
 
     @property
     def window_length(self) -> int:
@@ -179,12 +184,19 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.latent.codes
 
     def forward(
-        self, tokens: Tensor, codes: Tensor, past: Past, times: Tensor | None = None, draft: Tensor | None = None
+        self,
+        tokens: Tensor,
+        stood: Tensor,
+        codes: Tensor,
+        past: Past,
+        times: Tensor | None = None,
+        draft: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """How likely every token is at every place of frames.
 
         Args:
             tokens: int64 [B, T, N], some of them masked.
+            stood: the tokens of the frame before each, int64 [B, T, N]; masked where there is none.
             codes: of what led to each frame, int64 [B, T].
             past: kept frames before them.
             times: of each, counted from the past's next, int64 [T]; one after the other where None.
@@ -196,7 +208,8 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         frames = torch.arange(tokens.shape[1], device=tokens.device)
         times = frames if times is None else times
         draft = torch.zeros_like(frames, dtype=torch.bool) if draft is None else draft
-        x, keys, values = self.dynamics(self.embed(tokens), self.act(codes), past, times, draft)
+        entering = self.embed(tokens) + self.stood(self.embed(stood))
+        x, keys, values = self.dynamics(entering, self.act(codes), past, times, draft)
         logits: Tensor = F.linear(self.norm(x), self.embed.weight[:-1], self.bias)
         return logits, keys, values
 
@@ -229,8 +242,10 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Logits [B, T, N, V] of drafts of all but the first of frames [B, T + 1, N], which codes [B, T] led to."""
         kept = torch.arange(drafts.shape[1], device=tokens.device)
         first = torch.full_like(codes[:, :1], self.unknown)
+        stood = self._before(tokens)
         said: Tensor = self(
             torch.cat((tokens[:, :-1], drafts), 1),
+            torch.cat((stood[:, :-1], stood[:, 1:]), 1),
             torch.cat((first, codes[:, :-1], codes), 1),
             self.dynamics.empty(len(tokens), tokens.device),
             torch.cat((kept, kept + 1)),
@@ -248,29 +263,35 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
             clips = padded.unfold(1, reach, 1).movedim(-1, 2)
             codes[:, 1:] = self.latent(clips.flatten(0, 1))[2].view(-1, length - 1)
         past = self.dynamics.empty(len(frames), frames.device)
-        _, keys, values = self(self.tokenizer.encode(frames), codes, past)
+        tokens = self.tokenizer.encode(frames)
+        _, keys, values = self(tokens, self._before(tokens), codes, past)
         past = self.dynamics.remember(past, keys, values, context.valid.sum(1))
-        return {**_packed(past), "frames": to_bytes(frames[:, -1:])}
+        return {**_packed(past), "tokens": tokens[:, -1], "frames": to_bytes(frames[:, -1:])}
 
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
         """The frame that follows where a code (int64 [B]) is done, filled in and remembered."""
         assert isinstance(action, Tensor)
         past, codes = Past(*(state[name] for name in ("keys", "values", "filled", "time"))), action[:, None]
+        stood = state["tokens"][:, None]
         blank = torch.full((len(action), self.tokenizer.places), self.masked, device=action.device)
         tokens = fill_in(
-            lambda tokens: self(tokens[:, None], codes, past)[0][:, 0],
+            lambda tokens: self(tokens[:, None], stood, codes, past)[0][:, 0],
             blank, self.masked, self.config.steps, self.config.temperature, generator,
         )  # fmt: skip
-        _, keys, values = self(tokens[:, None], codes, past)
+        _, keys, values = self(tokens[:, None], stood, codes, past)
         past = self.dynamics.remember(past, keys, values, torch.ones_like(past.time))
         nothing = torch.zeros(len(tokens), device=tokens.device)
-        following = {**_packed(past), "frames": to_bytes(self.tokenizer.decode(tokens[:, None]))}
+        following = {**_packed(past), "tokens": tokens, "frames": to_bytes(self.tokenizer.decode(tokens[:, None]))}
         return Step(following, nothing, nothing.bool())
 
     def decode(self, state: State) -> TensorTree:
         """The last frame."""
         tree: TensorTree = unflatten({self.image: state["frames"][:, -1]})
         return tree
+
+    def _before(self, tokens: Tensor) -> Tensor:
+        """What stood in the frame before each of frames of tokens [B, T, N]; before the first, nothing is known."""
+        return torch.cat((torch.full_like(tokens[:, :1], self.masked), tokens[:, :-1]), 1)
 
     def _frames(self, batch: Batch) -> Tensor:
         """Frames [B, T, C, H, W] in -1 .. 1; in place of rows that are not valid stand copies of the last that is."""

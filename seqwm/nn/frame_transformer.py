@@ -1,7 +1,7 @@
 """A causal transformer over frames of tokens, each frame with a condition of its own, its cache, and drafts of frames.
 
 Its blocks are those of `seqwm.nn.space_time`: attention within each frame, then along time, then an MLP, all modulated
-by the frame's condition.
+by the frame's condition. Before them every token takes in those around it, by a convolution.
 
 **Drafts.** A frame that is kept is seen by itself and by the frames up to `span - 1` after it; a draft of a frame is
 seen by itself alone, and sees the kept frames before its time. So one pass over a window can hold every frame twice,
@@ -21,20 +21,21 @@ class FrameTransformer(nn.Module):
     """Frames of tokens to frames of tokens.
 
     Args:
-        tokens: of a frame.
+        rows, columns: of the tokens of a frame, N in all.
         layers, width, heads: of the transformer; the width of a head is even.
         span: frames that attention along time reaches, its own counted.
     """
 
-    def __init__(self, tokens: int, layers: int, width: int, heads: int, span: int) -> None:
+    def __init__(self, rows: int, columns: int, layers: int, width: int, heads: int, span: int) -> None:
         super().__init__()
-        self.tokens, self.span, self.heads, self.width = tokens, span, heads, width
-        self.place = nn.Parameter(0.02 * torch.randn(tokens, width))
+        self.rows, self.columns, self.span, self.heads, self.width = rows, columns, span, heads, width
+        self.near = nn.Conv2d(width, width, 3, padding=1)
+        self.place = nn.Parameter(0.02 * torch.randn(rows * columns, width))
         self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads, width) for _ in range(layers))
 
     def empty(self, lanes: int, device: torch.device | str) -> Past:
         """No past."""
-        shape = lanes, len(self.blocks), self.span - 1, self.tokens, self.width
+        shape = lanes, len(self.blocks), self.span - 1, self.rows * self.columns, self.width
         zeros = torch.zeros(lanes, dtype=torch.int64, device=device)
         return Past(torch.zeros(shape, device=device), torch.zeros(shape, device=device), zeros, zeros)
 
@@ -53,7 +54,9 @@ class FrameTransformer(nn.Module):
         Returns:
             Tokens, and the frames' keys and values, [B, L, T, N, W], for `remember`.
         """
-        x = x + self.place
+        grid = x.flatten(0, 1).transpose(1, 2).unflatten(-1, (self.rows, self.columns))
+        around = self.near(grid.contiguous(memory_format=torch.channels_last))
+        x = x + around.flatten(2).transpose(1, 2).view_as(x) + self.place
         rotation = _rotation(past.time[:, None] + times, self.width // self.heads)
         mask = self._mask(past.filled, times, draft)
         keys, values = [], []

@@ -110,13 +110,15 @@ def test_what_training_says_of_a_masked_frame_is_what_play_fills_in():
         said = model._drafted(tokens, torch.full_like(tokens[:, 1:], model.masked), codes)
         past = model.dynamics.empty(len(frames), "cpu")
         led = torch.cat((torch.full_like(codes[:, :1], model.unknown), codes), 1)
+        stood = torch.cat((torch.full_like(tokens[:, :1], model.masked), tokens), 1)
         for t in range(4):  # one frame after the other, as a dream would
-            _, keys, values = model(tokens[:, t : t + 1], led[:, t : t + 1], past)
+            _, keys, values = model(tokens[:, t : t + 1], stood[:, t : t + 1], led[:, t : t + 1], past)
             past = model.dynamics.remember(past, keys, values, torch.ones_like(past.time))
             blank = torch.full_like(tokens[:, :1], model.masked)
-            alone, _, _ = model(blank, codes[:, t : t + 1], past)
+            alone, _, _ = model(blank, tokens[:, t : t + 1], codes[:, t : t + 1], past)
             torch.testing.assert_close(said[:, t : t + 1], alone, rtol=1e-5, atol=1e-5)
         state = {"keys": past.keys, "values": past.values, "filled": past.filled, "time": past.time}
+        state["tokens"] = tokens[:, 3]
         played = model.step(state, codes[:, -1], None).state["frames"][:, -1]
         drawn = to_bytes(model.tokenizer.decode(said[:, -1].argmax(-1)))
     assert torch.equal(played, drawn)
@@ -141,7 +143,8 @@ def test_a_dream_with_its_cache_equals_one_that_computes_all_frames_anew():
             drawn = torch.full_like(tokens[:, 0], model.masked)
             empty, length = model.dynamics.empty(len(frames), "cpu"), tokens.shape[1] + 1
             for left in (2, 0):  # of four places, after each of two steps
-                said = model(torch.cat((tokens, drawn[:, None]), 1), led, empty)[0][:, -1].softmax(-1)
+                stood = torch.cat((torch.full_like(tokens[:, :1], model.masked), tokens), 1)
+                said = model(torch.cat((tokens, drawn[:, None]), 1), stood, led, empty)[0][:, -1].softmax(-1)
                 sure, likeliest = said.max(-1)
                 order = sure.masked_fill(drawn != model.masked, 2.0).argsort(-1)
                 drawn = torch.where(drawn == model.masked, likeliest, drawn).scatter(-1, order[:, :left], model.masked)
@@ -156,7 +159,7 @@ def test_the_first_frames_are_never_masked_and_rows_that_are_not_there_count_for
     model = perturbed(store)
     seen = []
     model.dynamics.register_forward_pre_hook(lambda _, given: seen.append(given))
-    tokens = model.tokenizer.encode(from_bytes(batch.observations))
+    model.stood.weight.data.zero_()
     embedded = model.embed(torch.tensor(model.masked))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -167,7 +170,6 @@ def test_the_first_frames_are_never_masked_and_rows_that_are_not_there_count_for
     assert times.tolist() == [0, 1, 2, 3, 1, 2, 3, 4]
     assert not masked[:, :4].any()
     assert masked[:, 4:].all()
-    del tokens
     other = batch.observations.clone()
     other[~batch.valid] = 255 - other[~batch.valid]
     torch.manual_seed(1)

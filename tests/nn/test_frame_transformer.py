@@ -14,7 +14,7 @@ KEPT = torch.zeros(FRAMES, dtype=torch.bool)
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    network = FrameTransformer(tokens=5, layers=3, width=16, heads=2, span=SPAN)
+    network = FrameTransformer(rows=5, columns=1, layers=3, width=16, heads=2, span=SPAN)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return network.eval()

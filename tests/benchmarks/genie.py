@@ -1,0 +1,110 @@
+"""What Genie learns of the sprites from frames alone, seed by seed.
+
+    python tests/benchmarks/genie.py --seeds 0 1 >> tests/benchmarks/results/genie.jsonl
+    python tests/benchmarks/genie.py --run RUN      (a run of the recipe that is there already)
+    python tests/benchmarks/genie.py --table
+
+Each line is one run of recipes/genie/sprites-32.yaml, measured on logs of random play that it was not trained on, under
+the codes that it infers from them:
+
+    tokenizer, moving      PSNR of true frames through their tokens and back; the latter on pixels that move
+    one_step, copied       PSNR of the next frame as the dynamics draw it, and of copying the last one
+    drift, copied_first    PSNR at each of 15 steps of a dream, and of the frame that it began from
+    report                 the action report (`seqwm.evaluation.action_report`)
+
+`cpu_seconds` are those of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqwm.control.collect import collect
+from seqwm.control.labels import labelled
+from seqwm.evaluation.action_report import action_report
+from seqwm.evaluation.video_metrics import clips, dreamt, drift, moving, one_step, psnr
+from seqwm.hub.load import load_model
+from seqwm.nn.frames import from_bytes, to_bytes
+from seqwm.recipe import parse_recipe, read_recipe
+from seqwm.run import train_recipe
+
+RECIPE = "genie/sprites-32"
+RESULTS = Path(__file__).parent / "results" / "genie.jsonl"
+_HELD_OUT, _SEED, _CEILING, _CLIPS, _HORIZON = 6000, 1000, 800, 128, 15
+
+
+def trained(seed: int, folder: Path) -> tuple[Path, float]:
+    began = time.process_time()
+    run = train_recipe(read_recipe(RECIPE, [f"seed={seed}", "train.track=[]"]), folder / "run")
+    return run, time.process_time() - began
+
+
+@torch.no_grad()
+def measured(run: Path) -> dict[str, Any]:
+    recipe = parse_recipe((run / "recipe.yaml").read_text(), str(run))
+    assert recipe.collect is not None
+    options = recipe.collect.environment_options
+    store = collect(recipe.collect.environment, None, _HELD_OUT, None, seed=_SEED, options=options, progress=False)
+    model = load_model(run)
+    report = action_report(model, store, labels=16, updates=_CEILING)
+    given = clips(labelled(model, store, progress=False), model.window_length, _HORIZON, _CLIPS)
+    true = given.frames[:, 1]
+    back = to_bytes(model.tokenizer.decode(model.tokenizer.encode(from_bytes(torch.from_numpy(true))))).numpy()
+    dream = dreamt(model, given.context, given.actions, None)
+    step, (far, first) = one_step(given.frames, dream), drift(given.frames, dream)
+    return {
+        "recipe": RECIPE, "seed": recipe.seed, "updates": recipe.train.steps, "clips": len(true),
+        "tokenizer": psnr(back, true), "tokenizer_moving": psnr(back, true, moving(given.frames[:, 0], true)),
+        **{name: getattr(step, field) for name, field in (("one_step", "psnr"), ("copied", "copied"),
+           ("one_step_moving", "moving_psnr"), ("copied_moving", "moving_copied"))},
+        "drift": [round(each, 2) for each in far], "copied_first": [round(each, 2) for each in first],
+        "report": dataclasses.asdict(report),
+    }  # fmt: skip
+
+
+def show() -> None:
+    """The committed lines as a table."""
+    print(
+        "| seed | CPU seconds | tokenizer (moving), dB | one step (copied), dB | Delta-PSNR, dB "
+        "| 15 steps (first frame), dB | 16 labels / ceiling | purity / ceiling | codes leak |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for line in map(json.loads, RESULTS.read_text().splitlines()):
+        report = line["report"]
+        shares = [value / report["ceiling"] for value in (report["mapped"]["16"], report["purity"])]
+        print(
+            f"| {line['seed']} | {line['cpu_seconds']} | {line['tokenizer']:.1f} ({line['tokenizer_moving']:.1f}) "
+            f"| {line['one_step']:.1f} ({line['copied']:.1f}) | {report['delta_psnr']:.1f} "
+            f"| {line['drift'][-1]:.1f} ({line['copied_first'][-1]:.1f}) | {shares[0]:.2f} | {shares[1]:.2f} "
+            f"| {1 - report['own_frame']:.0%} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        show()
+    elif options.run:
+        seconds = json.loads((options.run / "run.json").read_text())["seconds"]
+        print(json.dumps(measured(options.run) | {"seconds": round(seconds)}), flush=True)
+    else:
+        for seed in options.seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                run, seconds = trained(seed, Path(folder))
+                print(json.dumps(measured(run) | {"cpu_seconds": round(seconds)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
