@@ -68,7 +68,7 @@ class Options:
     Attributes:
         tokens: of frames.
         actions: the latent ones.
-        context: frames in a window of training, those that only the latent action model sees counted.
+        context: frames in a window of training that others are drawn from.
         span: frames that attention along time reaches in each layer, the frame's own counted.
         layers, width, heads: of the dynamics.
         steps: passes that fill in a frame.
@@ -77,23 +77,18 @@ class Options:
 
     tokens: TokenizerOptions = field(default_factory=TokenizerOptions)
     actions: LatentOptions = field(default_factory=LatentOptions)
-    context: int = 8
+    context: int = 4
     span: int = 3
-    layers: int = 3
-    width: int = 128
-    heads: int = 4
+    layers: int = 2
+    width: int = 64
+    heads: int = 2
     steps: int = 4
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, least in (("span", 2), ("layers", 1), ("heads", 1), ("steps", 1)):
+        for name, least in (("context", 1), ("span", 2), ("layers", 1), ("heads", 1), ("steps", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
-        if self.context < self.actions.context + 1:
-            raise ValueError(
-                f"context: found {self.context}, expected at least {self.actions.context + 1}: the frames that "
-                "the latent action model sees"
-            )
         if self.width % (2 * self.heads):
             raise ValueError(f"width: found {self.width}, expected an even number for each of the {self.heads} heads")
         if not self.temperature > 0:
@@ -144,11 +139,11 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         environment: str | None = None,
         tokens: dict[str, Any] | None = None,
         actions: dict[str, Any] | None = None,
-        context: int = 8,
+        context: int = 4,
         span: int = 3,
-        layers: int = 3,
-        width: int = 128,
-        heads: int = 4,
+        layers: int = 2,
+        width: int = 64,
+        heads: int = 2,
         steps: int = 4,
         temperature: float = 1.0,
         model_type: str = "seqwm_genie",
@@ -170,8 +165,8 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def window_length(self) -> int:
-        """Rows of the windows that it is trained on."""
-        return int(self.config.context)
+        """Rows of the windows that it is trained on: before what is kept stand those that its first code needs."""
+        return int(self.config.context) + self.latent.reach - 1
 
     @property
     def masked(self) -> int:

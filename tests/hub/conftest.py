@@ -57,7 +57,7 @@ WORLDS: dict[str, dict[str, object]] = {
     "genie": {
         "tokens": {"codes": 16, "width": 16},
         "actions": {"channels": [16], "width": 16, "unshuffle": 2},
-        "context": 4,
+        "context": 2,
         "layers": 1,
         "width": 16,
         "heads": 1,

@@ -22,7 +22,7 @@ from tests.fakes.frames import moving_logs, shaded_logs
 SMALL = Options(
     tokens=TokenizerOptions(patch=4, codes=16, numbers=4, width=8),
     actions=LatentOptions(channels=(16,), width=16, context=1),
-    context=5, span=3, layers=2, width=16, heads=2, steps=2,
+    context=4, span=3, layers=2, width=16, heads=2, steps=2,
 )  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def test_it_finds_the_moves_of_a_world_from_frames_alone_and_obeys_them():
     store = moving_logs()
     options = dataclasses.replace(
         SMALL, tokens=TokenizerOptions(patch=2, codes=32, numbers=8, width=32),
-        actions=LatentOptions(channels=(16,), width=32, context=1), width=32, context=4, span=2,
+        actions=LatentOptions(channels=(16,), width=32, context=1), width=32, context=3, span=2,
     )  # fmt: skip
     torch.manual_seed(0)
     train = TrainOptions(steps=500, batch_size=16, learning_rate=3e-3, schedule="cosine", warmup_steps=20)
@@ -221,7 +221,7 @@ def test_frames_that_patches_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"span": 1}, "span"), ({"context": 1}, "context: found 1, expected at least 2"), ({"steps": 0}, "steps"),
+    [({"span": 1}, "span"), ({"context": 0}, "context: found 0, expected at least 1"), ({"steps": 0}, "steps"),
      ({"width": 18, "heads": 4}, "width"), ({"temperature": 0.0}, "temperature"), ({"layers": 0}, "layers")],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(change, message):
