@@ -3,8 +3,8 @@
 Chen et al., "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", 2024; the causal transformer over
 space and time is that of today's video worlds (Genie 2, Oasis), in the size that the recipe names.
 
-**Training** draws a level for every frame of a window by itself and denoises all of them at once, each given the frames
-up to it (`seqwm.nn.space_time`). So what a frame is drawn from may be clean or noisy, true or a model's own.
+**Training** gives every frame of a window two levels of its own: one at which it is remembered, and one at which it is
+drawn, from its own memory of those before it. All are drawn at once, each as it would be in a dream.
 
 **One step** of a dream denoises one new frame beside the remembered ones, in a few Euler steps (`seqwm.nn.diffusion`),
 then passes it once more to be remembered. The cache is exact, so a step costs the same however long the dream is.
@@ -14,7 +14,11 @@ then passes it once more to be remembered. The cache is exact, so a step costs t
 - Actions are no condition of the data: without any, it learns from video alone, and its one action changes nothing.
   `begin_from` goes on from such a model with data that has actions, of which a small part can be enough.
 - In training, `action_dropout` of the actions are withheld, so a frame without one remains something it knows.
-- The action that led to a frame modulates that frame, beside its level.
+- In the paper one level serves for both. Then hardly any frame is drawn from such as a dream remembers, which are all
+  but clean. Here remembered frames have levels up to `context_noise`.
+- What is diffused is the change since the frame before as it is remembered: a still background is copied, not drawn
+  again. How large that is grows with the level of the one before, and EDM's scales with it.
+- The action that led to a frame modulates that frame, together with its level and that of the frame before.
 - `play_noise`: a dream's frames are remembered with that much noise and the level that says so; true frames are not.
 - Reward and end are read off the last two frames and actions, and the frame they led to, by a network of its own
   (`seqwm.nn.frames`).
@@ -38,6 +42,7 @@ from seqwm.core.spaces import space_from_json, space_to_json
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.diffusion import (
+    SIGMA_DATA,
     NoiseOptions,
     precondition,
     sample,
@@ -49,6 +54,7 @@ from seqwm.nn.frames import (
     Outcome,
     Recent,
     at_levels,
+    change_of,
     following_of,
     from_bytes,
     image_of,
@@ -64,7 +70,8 @@ from seqwm.nn.unet import FourierFeatures
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
 
-_FEATURES = 64  # of a noise level
+_FEATURES = 64  # of a noise level, and of an action
+_CONDITION = 128  # features of both together
 _OUTCOME_ROWS = 2
 _OUTCOME_WIDTH = 64
 
@@ -76,9 +83,11 @@ class Options:
     Attributes:
         context: frames in a window of training.
         span: frames that attention along time reaches in each layer, the frame's own counted.
-        patch: pixels along each side of a patch.
+        patch: pixels along each side of a token's square, even.
+        channels: of the convolutions around the transformer.
         layers, width, heads: of the transformer.
-        noise: levels of noise.
+        noise: levels of noise at which frames are drawn.
+        context_noise: the largest level of frames in training that others are drawn from; frames are in -1 .. 1.
         steps: of sampling.
         action_dropout: share of actions that training withholds.
         play_noise: the deviation of noise on remembered frames of a dream, 0 or at least `noise.sigma_min`.
@@ -87,11 +96,13 @@ class Options:
 
     context: int = 8
     span: int = 4
-    patch: int = 2
+    patch: int = 4
+    channels: int = 32
     layers: int = 4
     width: int = 128
     heads: int = 4
-    noise: NoiseOptions = field(default_factory=lambda: NoiseOptions(log_mean=0.0, log_deviation=1.8))
+    noise: NoiseOptions = field(default_factory=lambda: NoiseOptions(sigma_max=10.0, log_mean=0.5, log_deviation=1.2))
+    context_noise: float = 0.3
     steps: int = 3
     action_dropout: float = 0.1
     play_noise: float = 0.0
@@ -127,6 +138,7 @@ def build(options: Options, store: TrajectoryStore) -> DiffusionForcing:
         environment=store.provenance.get("environment"),
         reward_mean=statistics.reward_mean or 0.0,
         reward_deviation=statistics.reward_std or 0.0,
+        change=max(change_of(store), 1e-2),
         **settings,
     )
     if options.begin_from is not None:
@@ -143,9 +155,10 @@ def _go_on_from(model: DiffusionForcing, folder: Path) -> None:
     """Take over all weights of another model but those that actions enter by, where it knew other ones."""
     folder = folder / "model" if (folder / "model").is_dir() else folder
     try:
-        earlier = DiffusionForcing.from_pretrained(folder, local_files_only=True).state_dict()
+        other = DiffusionForcing.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"begin_from: {folder} holds no model of diffusion_forcing: {error}") from error
+    earlier = other.state_dict()
     for name, tensor in model.state_dict().items():
         if name in earlier and tensor.shape == earlier[name].shape:
             tensor.copy_(earlier[name])
@@ -155,6 +168,23 @@ def _go_on_from(model: DiffusionForcing, folder: Path) -> None:
                 f"begin_from: {folder}: {name} is {found}, expected {list(tensor.shape)}; name the sizes in the recipe "
                 "that it was trained with"
             )
+    model.register_to_config(change=other.config.change)  # what the weights are scaled for
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a frame is drawn from.
+
+    Attributes:
+        frame: the last one, with the noise that it was seen with, [B, C, H, W].
+        sigma: the deviation of that noise, [B]. Where there is no frame yet, zeros stand for it, at the deviation of
+            frames.
+        past: keys and values of those in reach.
+    """
+
+    frame: Tensor
+    sigma: Tensor
+    past: Past
 
 
 class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -178,10 +208,13 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         reward_deviation: float = 0.0,
         context: int = 8,
         span: int = 4,
-        patch: int = 2,
+        change: float = 0.2,
+        patch: int = 4,
+        channels: int = 32,
         layers: int = 4,
         width: int = 128,
         heads: int = 4,
+        context_noise: float = 0.3,
         noise: dict[str, float] | None = None,
         steps: int = 3,
         action_dropout: float = 0.1,
@@ -193,11 +226,14 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.image, (high, wide, colours) = image_of("diffusion_forcing", space_from_json(observation_space), patch)
         self.actions = ActionCodec(space_from_json(action_space)) if action_space else None
         features = self.actions.size if self.actions else 0
-        self.embed_noise = nn.Sequential(
-            FourierFeatures(_FEATURES), nn.Linear(_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
+        self.wave = FourierFeatures(_FEATURES)
+        self.embed_action = nn.Linear(features + 1, _FEATURES)
+        self.condition = nn.Sequential(
+            nn.Linear(3 * _FEATURES, _CONDITION), nn.SiLU(), nn.Linear(_CONDITION, _CONDITION)
         )
-        self.embed_action = nn.Linear(features + 1, width)
-        self.network = SpaceTime(colours, colours, (high, wide), patch, layers, width, heads, span, width)
+        self.network = SpaceTime(
+            2 * colours, colours, (high, wide), patch, channels, layers, width, heads, span, _CONDITION
+        )
         self.outcome = Outcome(_OUTCOME_ROWS, colours, features, _OUTCOME_WIDTH, patch, reward_mean, reward_deviation)
 
     @property
@@ -206,46 +242,59 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return int(self.config.context)
 
     def forward(
-        self, noisy: Tensor, sigma: Tensor, actions: Tensor, known: Tensor, past: Past | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """D(x; sigma), what is left of frames without noise, and keys and values to remember them by.
+        self, noisy: Tensor, sigma: Tensor, actions: Tensor, known: Tensor, memory: Memory | None = None
+    ) -> Tensor:
+        """D(x; sigma), what is left of frames without noise, [B, T, C, H, W].
 
         Args:
             noisy: frames with noise, [B, T, C, H, W].
             sigma: its deviation in each, [B, T].
             actions: features of the action that led to each, [B, T, A].
             known: whether there is one, bool [B, T].
-            past: frames before them.
+            memory: of the frames before them.
         """
-        condition = self.embed_noise(precondition(sigma).noise) + self.embed_action(known_features(actions, known))
-        c = precondition(sigma[:, :, None, None, None])
-        said, keys, values = self.network(c.into * noisy, condition, past)
-        return c.skip * noisy + c.out * said.float(), keys, values
+        memory = self.empty(len(noisy), noisy.device) if memory is None else memory
+        base, deviation, _ = self._prior(noisy, sigma, memory)
+        c = precondition(sigma[:, :, None, None, None], deviation[:, :, None, None, None])
+        said = self.network(*self._shown(noisy, sigma, actions, known, memory), memory.past)
+        denoised: Tensor = base + c.skip * (noisy - base) + c.out * said.float()
+        return denoised
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The denoising error of every frame in F's unit of variance, and the losses of reward and end."""
+        """The denoising error of every frame but the first, in F's unit of variance, and those of reward and end.
+
+        What a frame is drawn from is what a dream would remember of those before it.
+        """
         frames = from_bytes(flatten(batch.observations)[self.image])
         actions, known = self._leading(batch)
         known = known & (torch.rand(known.shape, device=known.device) >= self.config.action_dropout)
-        sigma = training_sigmas(tuple(known.shape), self.noise, frames.device)
-        noisy = frames + sigma[:, :, None, None, None] * torch.randn_like(frames)
-        denoised, _, _ = self(noisy, sigma, actions, known)
-        weight = batch.valid / precondition(sigma).out.square()
-        error = (denoised - frames).square().mean((2, 3, 4))
-        parts = {"frame": (error * weight).sum() / batch.valid.sum()}
+        memory = self._before_each(frames, actions, known)
+        target, led, told = (x[:, 1:].flatten(0, 1)[:, None] for x in (frames, actions, known))
+        sigma = training_sigmas(tuple(told.shape), self.noise, frames.device)
+        noisy = target + sigma[:, :, None, None, None] * torch.randn_like(target)
+        _, deviation, _ = self._prior(noisy, sigma, memory)
+        denoised = self(noisy, sigma, led, told, memory)
+        error = (denoised - target).square().mean((2, 3, 4)) / precondition(sigma, deviation).out.square()
+        weight = batch.valid[:, 1:].flatten(0, 1)[:, None]
+        parts = {"frame": (error * weight).sum() / weight.sum().clamp_min(1)}
         last = Recent.of(batch, self.image, self.actions, _OUTCOME_ROWS)
         parts |= self.outcome.losses(last, batch, following_of(batch, self.image))
         return torch.stack(list(parts.values())).sum(), {f"loss_{name}": part.detach() for name, part in parts.items()}
+
+    def empty(self, lanes: int, device: torch.device | str) -> Memory:
+        """No frame yet."""
+        height, width, colours = self.config.observation_space["shape"]
+        frame = torch.zeros(lanes, colours, height, width, device=device)
+        return Memory(frame, torch.full((lanes,), SIGMA_DATA, device=device), self.network.empty(lanes, device))
 
     def encode(self, context: Batch) -> State:
         """What is remembered of the window up to its last valid row."""
         frames = from_bytes(flatten(context.observations)[self.image])
         actions, known = self._leading(context)
+        memory = self.empty(len(frames), frames.device)
         sigma = torch.full(known.shape, self.noise.sigma_min, device=frames.device)
-        past = self.network.empty(len(frames), frames.device)
-        _, keys, values = self(frames, sigma, actions, known, past)
-        past = self.network.remember(past, keys, values, context.valid.sum(1))
-        return {**_packed(past), **Recent.of(context, self.image, self.actions, _OUTCOME_ROWS).state()}
+        memory = self._remember(memory, frames, sigma, actions, known, context.valid.sum(1))
+        return {**_packed(memory), **Recent.of(context, self.image, self.actions, _OUTCOME_ROWS).state()}
 
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
         """The next frame, drawn and remembered; the mean reward; and whether the task ended."""
@@ -255,7 +304,7 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
             features = self.actions.features(action)
         actions, known = with_action(state, features)
         led, told = features[:, None], torch.full((len(last), 1), self.actions is not None, device=last.device)
-        past = self._past(state)
+        memory = _unpacked(state)
         frames = from_bytes(state["frames"])
         noise, blur, chance = torch.zeros_like(frames[:, :1]), torch.zeros_like(frames[:, :1]), None
         level = self.noise.sigma_min
@@ -267,14 +316,14 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             sigmas = torch.full((len(x), 1), sigma, device=x.device)
-            return at_levels(self(x, sigmas, led, told, past)[0])
+            return at_levels(self(x, sigmas, led, told, memory))
 
-        drawn = sample(denoise, start_scale(self.noise) * noise, sampling_sigmas(self.config.steps, self.noise))
-        frame = to_bytes(drawn)
+        start = memory.frame[:, None] + start_scale(self.noise) * noise
+        frame = to_bytes(sample(denoise, start, sampling_sigmas(self.config.steps, self.noise)))
         levels = torch.full((len(last), 1), level, device=last.device)
-        _, keys, values = self(from_bytes(frame) + blur, levels, led, told, past)
-        past = self.network.remember(past, keys, values, torch.ones_like(past.time))
-        following = {**_packed(past), **with_frame(state, actions, known, frame[:, 0])}
+        one = torch.ones_like(memory.past.time)
+        memory = self._remember(memory, from_bytes(frame) + blur, levels, led, told, one)
+        following = {**_packed(memory), **with_frame(state, actions, known, frame[:, 0])}
         return Step(following, *self.outcome.draw(frames, actions, known, from_bytes(frame[:, 0]), chance))
 
     def decode(self, state: State) -> TensorTree:
@@ -282,8 +331,39 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         tree: TensorTree = unflatten({self.image: state["frames"][:, -1]})
         return tree
 
-    def _past(self, state: State) -> Past:
-        return Past(state["keys"], state["values"], state["filled"], state["time"])
+    def _prior(self, noisy: Tensor, sigma: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """The frame before each [B, T, C, H, W], how far from it a frame is, as a deviation, and its noise, [B, T]."""
+        before = torch.cat((memory.frame[:, None], noisy[:, :-1]), 1)
+        levels = torch.cat((memory.sigma[:, None], sigma[:, :-1]), 1)
+        return before, (levels.square() + self.config.change**2).sqrt(), levels
+
+    def _shown(
+        self, noisy: Tensor, sigma: Tensor, actions: Tensor, known: Tensor, memory: Memory
+    ) -> tuple[Tensor, Tensor]:
+        """What the network sees of frames [B, T, 2 C, H, W], and their conditions [B, T, F]."""
+        base, deviation, before = self._prior(noisy, sigma, memory)
+        c = precondition(sigma[:, :, None, None, None], deviation[:, :, None, None, None])
+        levels = self.wave(precondition(torch.stack((sigma, before), -1)).noise).flatten(2)
+        condition = self.condition(torch.cat((levels, self.embed_action(known_features(actions, known))), -1))
+        return torch.cat((c.into * (noisy - base), base), 2), condition
+
+    def _before_each(self, frames: Tensor, actions: Tensor, known: Tensor) -> Memory:
+        """What is remembered before each frame but the first, as B * (T - 1) lanes; each has a level of its own."""
+        sigma = self.config.context_noise * torch.rand(known.shape, device=frames.device)
+        sigma = sigma.clamp_min(self.noise.sigma_min)
+        seen = frames + sigma[:, :, None, None, None] * torch.randn_like(frames)
+        memory = self.empty(len(frames), frames.device)
+        past = self.network.before_each(*self.network.look(*self._shown(seen, sigma, actions, known, memory)))
+        return Memory(seen[:, :-1].flatten(0, 1), sigma[:, :-1].flatten(), past)
+
+    def _remember(
+        self, memory: Memory, frames: Tensor, sigma: Tensor, actions: Tensor, known: Tensor, count: Tensor
+    ) -> Memory:
+        """The memory behind the first `count` (int64 [B]) of frames [B, T, C, H, W] with noise of deviation sigma."""
+        keys, values = self.network.look(*self._shown(frames, sigma, actions, known, memory), memory.past)
+        lanes = torch.arange(len(frames), device=frames.device)
+        past = self.network.remember(memory.past, keys, values, count)
+        return Memory(frames[lanes, count - 1], sigma[lanes, count - 1], past)
 
     def _leading(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features of the action that led to each row [B, T, A], and whether it is known, bool [B, T]."""
@@ -297,5 +377,12 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return led, known
 
 
-def _packed(past: Past) -> State:
-    return {"keys": past.keys, "values": past.values, "filled": past.filled, "time": past.time}
+def _packed(memory: Memory) -> State:
+    past = memory.past
+    kept = {"keys": past.keys, "values": past.values, "filled": past.filled, "time": past.time}
+    return {"last": memory.frame, "level": memory.sigma, **kept}
+
+
+def _unpacked(state: State) -> Memory:
+    past = Past(state["keys"], state["values"], state["filled"], state["time"])
+    return Memory(state["last"], state["level"], past)

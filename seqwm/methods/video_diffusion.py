@@ -26,6 +26,7 @@ and whether the task ends.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +38,7 @@ from torch import Tensor, nn
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.spaces import space_from_json, space_to_json
-from seqwm.core.tree import flatten, unflatten
+from seqwm.core.tree import unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.diffusion import (
     SIGMA_DATA,
@@ -52,6 +53,7 @@ from seqwm.nn.frames import (
     Outcome,
     Recent,
     at_levels,
+    change_of,
     end_weight,
     following_of,
     from_bytes,
@@ -68,7 +70,6 @@ if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
 
 _FEATURES = 64  # of a number that is embedded
-_PAIRS = 1024  # of frames, that the size of changes is measured on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,10 +159,7 @@ def _scale(options: Options, store: TrajectoryStore) -> float:
     """What is diffused is divided by this, which gives it the deviation SIGMA_DATA."""
     if options.predict == "frame":
         return 1.0  # frames in -1 .. 1 have about that deviation
-    batch = store.windows(1, _PAIRS, following=True).batch(0)
-    path, frames = next(iter(flatten(batch.observations).items()))
-    change = (following_of(batch, path) - from_bytes(frames)[:, 0]).square().mean()
-    return max(float((change + options.context_noise**2 / 3).sqrt()) / SIGMA_DATA, 1e-2)
+    return max(math.sqrt(change_of(store) ** 2 + options.context_noise**2 / 3) / SIGMA_DATA, 1e-2)
 
 
 class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]

@@ -53,12 +53,13 @@ class Preconditioning:
     noise: Tensor
 
 
-def precondition(sigma: Tensor) -> Preconditioning:
-    """c_skip, c_out, c_in and c_noise of noise levels."""
-    total = (sigma.square() + SIGMA_DATA**2).sqrt()
+def precondition(sigma: Tensor, deviation: Tensor | float = SIGMA_DATA) -> Preconditioning:
+    """c_skip, c_out, c_in and c_noise of noise levels on data of a standard deviation."""
+    variance = deviation**2
+    total = (sigma.square() + variance).sqrt()
     return Preconditioning(
-        skip=SIGMA_DATA**2 / total.square(),
-        out=sigma * SIGMA_DATA / total,
+        skip=variance / total.square(),
+        out=sigma * deviation / total,
         into=1 / total,
         noise=sigma.log() / 4,
     )

@@ -6,7 +6,7 @@ In data a frame is uint8 [H, W, C]; in a network float32 [C, H, W] in -1 .. 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,10 @@ from seqwm.core.tree import flatten
 from seqwm.core.types import Batch, State
 from seqwm.nn.leaves import ActionCodec
 
+if TYPE_CHECKING:
+    from seqwm.data.store import TrajectoryStore
+
+_PAIRS = 1024  # of frames, that the size of changes is measured on
 _REWARD = 0.3  # of its loss: a rare reward is many deviations away, and all losses share one gradient clip
 
 
@@ -207,6 +211,13 @@ def following_of(batch: Batch, image: str) -> Tensor:
             "following=True)"
         )
     return from_bytes(flatten(batch.following)[image])
+
+
+def change_of(store: TrajectoryStore) -> float:
+    """The deviation of the change from one frame, in -1 .. 1, to the next, over some of a store's rows."""
+    batch = store.windows(1, _PAIRS, following=True).batch(0)
+    path, frames = next(iter(flatten(batch.observations).items()))
+    return float((following_of(batch, path) - from_bytes(frames)[:, 0]).square().mean().sqrt())
 
 
 def from_bytes(frames: Tensor) -> Tensor:

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from seqwm.core.errors import CheckpointError, SpaceError
-from seqwm.evaluation.video_metrics import dreamt
-from seqwm.methods.diffusion_forcing import DiffusionForcing, Options, build
+from seqwm.evaluation.video_metrics import clips, delta_psnr, dreamt, drift, one_step
+from seqwm.methods.diffusion_forcing import DiffusionForcing, Options, _unpacked, build
+from seqwm.nn.diffusion import SIGMA_DATA, precondition
 from seqwm.testing import check_world_model
-from tests.fakes.frames import SHADES, shaded_logs
+from seqwm.training.options import TrainOptions
+from seqwm.training.supervised import SupervisedLearner
+from tests.fakes.frames import SHADES, moving_logs, shaded_logs
 
-SMALL = Options(context=6, span=3, patch=2, layers=2, width=32, heads=2)
+SMALL = Options(context=6, span=3, patch=4, channels=16, layers=2, width=32, heads=2)
 
 
 def perturbed(options, store):
@@ -53,9 +56,8 @@ def test_a_dream_with_the_cache_equals_passes_over_all_frames_so_far():
         noisy = torch.cat((frames, torch.randn(2, 1, 3, 8, 8)), 1)
         sigma = torch.full(known.shape, low)
         sigma[:, -1] = 1.5
-        whole, _, _ = model(noisy, sigma, led, known)
-        past = model._past(state)
-        cached, _, _ = model(noisy[:, -1:], sigma[:, -1:], led[:, -1:], known[:, -1:], past)
+        whole = model(noisy, sigma, led, known)
+        cached = model(noisy[:, -1:], sigma[:, -1:], led[:, -1:], known[:, -1:], _unpacked(state))
         torch.testing.assert_close(cached[:, 0], whole[:, -1], rtol=1e-4, atol=1e-4)
         state = model.step(state, action, torch.Generator().manual_seed(t)).state
         drawn = model.decode(state)[:, None].movedim(-1, -3).float() / 127.5 - 1
@@ -75,21 +77,41 @@ def test_every_frame_has_a_noise_level_of_its_own_and_padding_is_not_learned_fro
     torch.testing.assert_close(loss, again)
     noisy = torch.randn(1, 3, 3, 8, 8)
     inputs = torch.zeros(1, 3, SHADES), torch.zeros(1, 3, dtype=torch.bool)
-    one = model(noisy, torch.tensor([[0.1, 1.0, 1.0]]), *inputs)[0]
-    two = model(noisy, torch.tensor([[0.1, 1.0, 3.0]]), *inputs)[0]
+    one = model(noisy, torch.tensor([[0.1, 1.0, 1.0]]), *inputs)
+    two = model(noisy, torch.tensor([[0.1, 1.0, 3.0]]), *inputs)
     torch.testing.assert_close(one[:, :2], two[:, :2])
     assert not torch.allclose(one[:, 2], two[:, 2])
+
+
+@pytest.mark.parametrize(("before", "sigma"), [(0.01, 3.0), (0.2, 0.3), (0.2, 8.0), (5.0, 0.1)])
+def test_input_and_target_have_unit_variance_whatever_is_known_of_the_frame_before(before, sigma):
+    model = build(SMALL, shaded_logs())
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(deviation):
+        return deviation * torch.randn(2000, 1, 3, 8, 8, generator=generator)
+
+    first = normal(SIGMA_DATA)
+    frames = torch.cat((first, first + normal(model.config.change)), 1)
+    noisy = frames + torch.cat((normal(before), normal(sigma)), 1)
+    levels = torch.tensor([before, sigma]).expand(2000, 2)
+    base, deviation, _ = model._prior(noisy, levels, model.empty(2000, "cpu"))
+    c = precondition(levels[:, 1, None, None, None], deviation[:, 1, None, None, None])
+    told, clean = (x[:, 1] - base[:, 1] for x in (noisy, frames))
+    assert (c.into * told).var().item() == pytest.approx(1.0, abs=0.02)
+    assert ((clean - c.skip * told) / c.out).var().item() == pytest.approx(1.0, abs=0.02)
 
 
 def test_it_begins_from_a_model_of_video_alone_and_refuses_one_of_another_size(tmp_path):
     silent = shaded_logs(episodes=5, actions=False, rewards=False)
     first = perturbed(SMALL, silent)
     first.save_pretrained(tmp_path / "model")
-    model = build(dataclasses.replace(SMALL, begin_from=str(tmp_path)), shaded_logs(episodes=5))
+    model = build(dataclasses.replace(SMALL, begin_from=str(tmp_path)), shaded_logs(episodes=5, seed=1))
     torch.testing.assert_close(model.network.state_dict(), first.network.state_dict())
     assert model.embed_action.weight.shape[1] == SHADES + 1
-    with pytest.raises(CheckpointError, match=r"begin_from: .*expected \[48, 64\]"):
-        build(dataclasses.replace(SMALL, width=48, begin_from=str(tmp_path)), shaded_logs(episodes=5))
+    assert model.config.change == first.config.change != build(SMALL, shaded_logs(episodes=5, seed=1)).config.change
+    with pytest.raises(CheckpointError, match=r"begin_from: .*expected \[4, 48\]"):
+        build(dataclasses.replace(SMALL, width=48, begin_from=str(tmp_path)), shaded_logs(episodes=5, seed=1))
     with pytest.raises(CheckpointError, match="holds no model of diffusion_forcing"):
         build(dataclasses.replace(SMALL, begin_from=str(tmp_path / "nowhere")), shaded_logs(episodes=5))
 
@@ -119,3 +141,23 @@ def test_saved_and_loaded_it_dreams_the_same(tmp_path):
 def test_frames_that_patches_do_not_divide_are_refused():
     with pytest.raises(SpaceError, match="needs sides that are multiples of 3"):
         build(dataclasses.replace(SMALL, patch=3), shaded_logs(episodes=2))
+
+
+@pytest.mark.learning
+def test_squares_are_drawn_where_actions_move_them_and_dreams_of_ten_steps_are_nearer_than_the_first_frame():
+    store, held_out = moving_logs(episodes=400), moving_logs(episodes=64, seed=9)
+    torch.manual_seed(0)
+    model = build(Options(context=5, channels=32, layers=2, width=64, heads=2), store)
+    windows = store.windows(model.window_length, 8, 0, following=True)
+    settings = {"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 30, "ema": 0.98, "precision": "bf16"}
+    learner = SupervisedLearner(model, windows, TrainOptions(steps=300, batch_size=8, **settings), 0)
+    for step in range(300):
+        learner.update(step)
+    model = learner.trained()
+    given = clips(held_out, model.window_length, 10, 64)
+    dream = dreamt(model, given.context, given.actions)
+    figures, (along, copied) = one_step(given.frames, dream), drift(given.frames, dream)
+    assert figures.psnr > figures.copied + 3
+    assert figures.moving_psnr > figures.moving_copied + 4
+    assert delta_psnr(model, given) > 3
+    assert along[-1] > copied[-1] + 1
