@@ -7,28 +7,12 @@ run plans as the first.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
-from seqwm.control.beam_search import Objective, SearchOptions, TokenModel, beam_search
+from seqwm.control.beam_search import Objective, SearchOptions, beam_search
+from seqwm.control.token_model import TokenAgent
 from seqwm.core.types import State, TensorTree
-from seqwm.tokenizers.transition import TransitionTokenizer
-
-
-class TokenAgent(TokenModel, Protocol):
-    """A token model that also knows what its codes mean."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        ...
-
-    @property
-    def tokenizer(self) -> TransitionTokenizer:
-        """What the codes mean."""
-        ...
 
 
 class TokenPlanner:

@@ -18,6 +18,7 @@ What is notable:
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization
 
 from seqwm.control.beam_search import Objective, SearchOptions
+from seqwm.control.token_memory import TokenMemory, hiding
 from seqwm.control.token_planner import TokenPlanner
+from seqwm.control.token_world import TokenWorld
 from seqwm.core.errors import DataError
 from seqwm.core.protocols import Step
 from seqwm.core.spaces import space_from_json, space_to_json
@@ -38,7 +41,7 @@ from seqwm.core.types import Batch, Spaces, State, TensorTree
 from seqwm.data.problems import Problem
 from seqwm.nn.branched_cache import BranchedCache, Level
 from seqwm.nn.transformer import Block, Transformer
-from seqwm.tokenizers.transition import Bins, TokenLayout, TransitionTokenizer
+from seqwm.tokenizers.transition import Bins, TransitionTokenizer
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -129,8 +132,12 @@ def build(options: Options, store: TrajectoryStore) -> TrajectoryTransformer:
     """A model with fresh weights for the data of a store, its bins fitted on all transitions.
 
     Raises:
+        DataError: the objective needs rewards and the data has none.
         DataError, SpaceError, RecipeError: as `TransitionTokenizer.fit`.
     """
+    source = store.provenance.get("source")
+    if options.objective == "return" and not store.has_rewards:
+        raise _no_rewards(source)
     tokenizer = TransitionTokenizer.fit(
         store,
         bins=options.bins,
@@ -148,7 +155,7 @@ def build(options: Options, store: TrajectoryStore) -> TrajectoryTransformer:
         codes=tokenizer.codes,
         has_rewards=store.has_rewards,
         end_reward=_mean_end_reward(store),
-        dataset=store.provenance.get("source"),
+        dataset=source,
         dataset_fingerprint=store.fingerprint,
         environment=store.provenance.get("environment"),
         **dataclasses.asdict(options),
@@ -244,7 +251,7 @@ class TrajectoryTransformer(PreTrainedModel):
         embedded = self.dropout(self._embed(codes.flatten(1), tokens % columns, tokens))
         hidden = self.transformer(embedded, mask=self._readable(tokens))
         by_column = hidden.reshape(batch * rows, columns, -1).transpose(0, 1)
-        logits = torch.baddbmm(self._possible()[:, None].to(by_column.dtype), by_column, self.heads)
+        logits = torch.baddbmm(self.possible()[:, None].to(by_column.dtype), by_column, self.heads)
         return logits.transpose(0, 1).reshape(batch, rows, columns, -1)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -287,7 +294,7 @@ class TrajectoryTransformer(PreTrainedModel):
 
     # -- what a search needs (seqwm.control.beam_search.TokenModel) -------------------------------------------------
 
-    def prefill(self, codes: Tensor, rows: Tensor, horizon: int) -> tuple[_Memory, Tensor]:
+    def prefill(self, codes: Tensor, rows: Tensor, horizon: int) -> tuple[TokenMemory, Tensor]:
         """Memory of the past and the logits of the first action code, as `TokenModel` has it.
 
         Raises:
@@ -299,9 +306,12 @@ class TrajectoryTransformer(PreTrainedModel):
                 f"{codes.shape[1]} logged and {horizon} imagined transitions of {self.layout.columns} tokens; expected "
                 f"at most {limit}, which `context_length` was trained for: plan with a shorter context or horizon"
             )
-        level, hidden = self._read(codes, rows)
-        cache, first = BranchedCache.root(level, horizon * (self.layout.columns - 1)), torch.zeros_like(rows)
-        memory = _Memory(cache, first, rows - 1, self.layout.observation, 0, self.layout, self._possible())
+        level, hidden = self.read(codes, rows)
+        cache, first = (
+            BranchedCache.root(level, self.config.heads, horizon * (self.layout.columns - 1)),
+            torch.zeros_like(rows),
+        )
+        memory = TokenMemory(cache, first, rows - 1, self.layout.observation, 0, self.layout, self.possible())
         return memory, self._logits(hidden, self.layout.observation - 1, memory.possible)[:, None]
 
     def branch_bytes(self, horizon: int) -> int:
@@ -310,7 +320,7 @@ class TrajectoryTransformer(PreTrainedModel):
         size: int = tokens * 2 * self.config.layers * self.config.width * self.heads.element_size()
         return size
 
-    def extend(self, memory: _Memory, codes: Tensor, column: int) -> Tensor:
+    def extend(self, memory: TokenMemory, codes: Tensor, column: int) -> Tensor:
         """Append one code a branch; the logits of the column that follows, as `TokenModel` has it."""
         if column == 0:
             memory.begin_row(self.config.context_length if self.rotary else None)
@@ -320,7 +330,7 @@ class TrajectoryTransformer(PreTrainedModel):
         turn = position.expand(-1, branches).reshape(-1, 1, 1)
         remembered = column != self.layout.value
         for layer, block in enumerate(self._blocks()):
-            query, key, value = (part[:, :, 0] for part in block.project(x, turn))
+            query, key, value = (part.squeeze(2) for part in block.project(x, turn))
             read = memory.cache.attend(layer, query, *((key, value) if remembered else (None, None)))
             x = block.finish(x, read[:, None])
         if remembered:
@@ -367,111 +377,37 @@ class TrajectoryTransformer(PreTrainedModel):
         if objective is None:
             objective, goal = self.config.objective, goal or self.config.goal
         if objective == "return" and not self.config.has_rewards:
-            mend = "train on data with rewards, or plan with objective 'likelihood' or 'goal'"
-            found = f"no rewards in {self.config.dataset or 'the training data'}"
-            raise DataError([Problem("no-rewards", found, "a reward in every row", mend)])
+            raise _no_rewards(self.config.dataset)
         options = planner or SearchOptions(**(self.config.planner or {}))
         context = planning_context(options, self.config.context_length, self.config.positions)
         sought = self.tokenizer.goal(goal) if goal else None
-        return TokenPlanner(self, options, context, objective, sought, seed)
+        network = self if options.precision == "float32" else self.with_half_products()
+        return TokenPlanner(network, options, context, objective, sought, seed)
+
+    def with_half_products(self) -> TrajectoryTransformer:
+        """A copy whose blocks multiply in bfloat16; embeddings, attention over the past and heads stay in float32."""
+        network = copy.deepcopy(self)
+        for block in network._blocks():
+            block.to_half_products()
+        return network
 
     # -- a world to dream in (seqwm.core.protocols.WorldModel) ------------------------------------------------------
 
-    @torch.no_grad()
     def encode(self, context: Batch) -> State:
-        """The state before the last valid row's observation, whose action and reward are yet to come.
+        """The state before the last valid row's observation, as `TokenWorld.encode`."""
+        return self._world().encode(context)
 
-        State: codes int64 [B, C, D] and rows int64 [B], the transitions that can be read and how many they are; past
-        int64 [B], how many were before them; cache [B, 2, layers, heads, slots, width / heads].
-        """
-        length, rows = self.config.context_length, context.valid.sum(1).to(self.device)
-        codes = self.tokenizer.discretizer.encode(self.tokenizer.numbers(context).to(self.device))
-        oldest = (rows - length).clamp(min=0)
-        places = (oldest[:, None] + torch.arange(length, device=rows.device)).clamp(max=codes.shape[1] - 1)
-        codes = codes.gather(1, places[..., None].expand(-1, -1, codes.shape[2]))
-        rows = rows - oldest
-        return {"codes": codes, "rows": rows, "past": torch.zeros_like(rows), "cache": self._cache(codes, rows)}
-
-    @torch.no_grad()
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None = None) -> Step:
-        """Reward, end and next observation, drawn with the generator, or the likeliest codes without one.
-
-        Where a termination penalty was trained in place of the last reward, the mean of the rewards it hides is given.
-        """
-        layout, length = self.layout, self.config.context_length
-        full = state["rows"] == length
-        if not self.rotary and bool(full.any()):
-            state = self._with_room(state, full)
-        codes, rows, past = state["codes"].clone(), state["rows"], state["past"]
-        lanes = torch.arange(len(rows), device=rows.device)
-        used = (rows - 1) * (layout.columns - 1) + layout.observation
-        prefix = Level(state["cache"].permute(1, 2, 0, 3, 4, 5), 0, state["cache"].shape[4])
-        slots = torch.arange(prefix.stop, device=rows.device)
-        prefix.mask = _hidden(slots >= used[:, None], prefix.content.dtype)
-        cache = BranchedCache.root(prefix, layout.columns - 1)
-        memory = _Memory(cache, past, past + rows - 1, layout.observation, 0, layout, self._possible())
-
-        codes[lanes, rows - 1, layout.observation : layout.reward] = self.tokenizer.encode_action(action)
-        for column in range(layout.observation, layout.reward):
-            logits = self.extend(memory, codes[lanes, rows - 1, column, None], column)
-        reward_code = _draw(logits, generator)
-        codes[lanes, rows - 1, layout.reward] = reward_code[:, 0]
-        self.extend(memory, reward_code, layout.reward)
-        logits = self.extend(memory, torch.zeros_like(reward_code), layout.value)
-
-        dropped = (rows == length).long()  # rotary: the oldest transition makes room
-        codes = torch.where(dropped[:, None, None].bool(), codes.roll(-1, dims=1), codes)
-        present = rows - dropped
-        terminated = torch.zeros_like(full)
-        codes[lanes, present] = 0
-        for column in range(layout.observation):
-            token = _draw(logits, generator)
-            terminated |= token[:, 0] == self.config.codes
-            codes[lanes, present, column] = token[:, 0] % self.config.codes
-            logits = self.extend(memory, token % self.config.codes, column)
-
-        everything = torch.cat([prefix.content, cache.levels[-1].content], -2)
-        places = slots + (dropped * (layout.columns - 1))[:, None]
-        fresh = prefix.stop + slots - (used - dropped * (layout.columns - 1))[:, None]
-        places = torch.where(places < used[:, None], places, fresh).clamp(max=everything.shape[-2] - 1)
-        wide = places[None, None, :, None, :, None].expand(*everything.shape[:4], -1, everything.shape[-1])
-        after = {
-            "codes": codes,
-            "rows": present + 1,
-            "past": past + dropped,
-            "cache": everything.gather(-2, wide).permute(2, 0, 1, 3, 4, 5),
-        }
-        return Step(after, self._reward(reward_code, terminated), terminated)
+        """Reward, end and next observation, as `TokenWorld.step`."""
+        return self._world().step(state, action, generator)
 
     def decode(self, state: State) -> TensorTree:
         """The observation (leaves [B, *shape]) that the state stands before."""
-        rows = state["rows"]
-        present = state["codes"][torch.arange(len(rows), device=rows.device), rows - 1]
-        return self.tokenizer.decode_observation(present[:, : self.layout.observation])
+        return self._world().decode(state)
 
-    def _with_room(self, state: State, full: Tensor) -> State:
-        """Learned positions end: the older half of full contexts is dropped and the rest read anew."""
-        drop = self.config.context_length // 2
-        codes = torch.where(full[:, None, None], state["codes"].roll(-drop, dims=1), state["codes"])
-        rows = state["rows"] - full.long() * drop
-        cache = state["cache"].clone()
-        cache[full] = self._cache(codes[full], rows[full])
-        return {"codes": codes, "rows": rows, "past": state["past"], "cache": cache}
-
-    def _cache(self, codes: Tensor, rows: Tensor) -> Tensor:
-        """Keys and values of every transition's place, lanes first; those not there are never read."""
-        level, _ = self._read(codes, rows)
-        slots = codes.shape[1] * (self.layout.columns - 1)
-        room = level.content.new_zeros(*level.content.shape[:4], slots, level.content.shape[-1])
-        room[..., : level.stop, :] = level.content
-        return room.permute(2, 0, 1, 3, 4, 5)
-
-    def _reward(self, codes: Tensor, terminated: Tensor) -> Tensor:
-        reward = self.tokenizer.decode_reward(codes[:, 0])
-        penalty = self.config.termination_penalty
-        if penalty is None:
-            return reward
-        return torch.where(terminated | (reward == penalty), self.config.end_reward, reward)
+    def _world(self) -> TokenWorld:
+        config = self.config
+        return TokenWorld(self, config.context_length, self.rotary, config.termination_penalty, config.end_reward)
 
     # -- the network, one place at a time ---------------------------------------------------------------------------
 
@@ -489,7 +425,7 @@ class TrajectoryTransformer(PreTrainedModel):
             readable &= query // columns - key // columns < self.config.context_length
         return readable
 
-    def _possible(self) -> Tensor:
+    def possible(self) -> Tensor:
         """Added to logits [D, V + 1]: minus infinity for what cannot stand behind each column."""
         following = self.tokenizer.discretizer.counts.roll(-1)
         codes = torch.arange(self.config.codes + 1, device=following.device)
@@ -503,7 +439,7 @@ class TrajectoryTransformer(PreTrainedModel):
     def _logits(self, hidden: Tensor, column: int, possible: Tensor) -> Tensor:
         return torch.addmm(possible[column], hidden, self.heads[column])
 
-    def _read(self, codes: Tensor, rows: Tensor) -> tuple[Level, Tensor]:
+    def read(self, codes: Tensor, rows: Tensor) -> tuple[Level, Tensor]:
         """Keys and values of contexts int64 [E, R, D], and what stands at the last observation's end, [E, W]."""
         layout = self.layout
         tokens = torch.arange((codes.shape[1] - 1) * layout.columns + layout.observation, device=codes.device)
@@ -514,61 +450,20 @@ class TrajectoryTransformer(PreTrainedModel):
             query, key, value = block.project(x)
             read = F.scaled_dot_product_attention(query, key, value, attn_mask=readable)
             x = block.finish(x, read.transpose(1, 2).flatten(2))
-            content.append(torch.stack([key[:, :, kept], value[:, :, kept]]))
+            content.append(torch.stack([key[:, :, kept], value[:, :, kept]]).flatten(1, 2))
         last = (rows - 1) * layout.columns + layout.observation - 1
         hidden = self.transformer.norm(x[torch.arange(len(rows), device=rows.device), last])
-        level = Level(torch.stack(content, 1), 0, len(kept))
+        level = Level(torch.stack(content, 1).to(hidden.dtype), 0, len(kept))
         if bool((rows < codes.shape[1]).any()):
             used = (rows - 1) * (layout.columns - 1) + layout.observation
             hidden_slots = torch.arange(len(kept), device=rows.device) >= used[:, None]
-            level.mask = _hidden(hidden_slots, level.content.dtype)
+            level.mask = hiding(hidden_slots, level.content.dtype, self.config.heads)
         return level, hidden
 
 
-@dataclass(slots=True)
-class _Memory:
-    """What a search remembers: the cache, and where in the sequence it stands.
-
-    Attributes:
-        cache: keys and values of all branches.
-        first, row: int64 [E], the transitions at the prefix's beginning and being written.
-        column: that comes next.
-        depth: transitions begun since the prefix.
-        layout: of the tokens.
-        possible: added to the logits.
-    """
-
-    cache: BranchedCache
-    first: Tensor
-    row: Tensor
-    column: int
-    depth: int
-    layout: TokenLayout
-    possible: Tensor
-
-    def fork(self, width: int) -> _Memory:
-        last = self.layout.observation if self.column < self.layout.observation else self.layout.value
-        return dataclasses.replace(self, cache=self.cache.fork(width, last - self.column))
-
-    def keep(self, children: Tensor) -> _Memory:
-        return dataclasses.replace(self, cache=self.cache.keep(children))
-
-    def select(self, branches: Tensor) -> _Memory:
-        return dataclasses.replace(self, cache=self.cache.select(branches))
-
-    def begin_row(self, reach: int | None) -> None:
-        """The next transition; what is `reach` or more transitions behind it is forgotten."""
-        self.row, self.depth = self.row + 1, self.depth + 1
-        if reach is None:
-            return
-        prefix, history, *_ = self.cache.levels
-        slots = torch.arange(prefix.content.shape[4], device=self.row.device)
-        old = slots // (self.layout.columns - 1) <= (self.row - self.first - reach)[:, None]
-        mask = _hidden(old, prefix.content.dtype)
-        prefix.mask = mask if prefix.mask is None else prefix.mask + mask
-        gone = self.depth - reach
-        if gone >= 0:
-            history.start = self.layout.action + 1 + gone * (self.layout.columns - 1)
+def _no_rewards(source: str | None) -> DataError:
+    mend = "train on data with rewards, or set model.objective to 'likelihood' or 'goal', which need none"
+    return DataError([Problem("no-rewards", f"no rewards in {source or 'the data'}", "a reward in every row", mend)])
 
 
 def _mean_end_reward(store: TrajectoryStore) -> float:
@@ -578,18 +473,6 @@ def _mean_end_reward(store: TrajectoryStore) -> float:
     rewards = store.windows(1, 1).gather(ends, store.lengths[ends] - 1).rewards
     assert rewards is not None
     return float(rewards.mean())
-
-
-def _hidden(where: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask [E, 1, 1, S] to add to scores: minus infinity where bool [E, S]."""
-    return torch.zeros(where.shape, dtype=dtype, device=where.device).masked_fill(where, -torch.inf)[:, None, None]
-
-
-def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Codes int64 [B, 1] drawn from logits [B, 1, V + 1], or the likeliest without a generator."""
-    if generator is None:
-        return logits.argmax(-1)
-    return torch.multinomial(logits[:, 0].softmax(-1), 1, generator=generator)
 
 
 AutoConfig.register(TrajectoryTransformerConfig.model_type, TrajectoryTransformerConfig)

@@ -37,7 +37,7 @@ class Block(nn.Module):
 
     def project(self, x: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values, each [B, K, L, C], of tokens [B, L, W]; `positions` int64 [L] turn them (rotary)."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(self._narrow(self.norm1(x))).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.rotary:
             positions = torch.arange(x.shape[1], device=x.device) if positions is None else positions
             q, k = rotate(q, positions), rotate(k, positions)
@@ -45,10 +45,19 @@ class Block(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The block's output for tokens x, attended [B, R, W]."""
-        x = x + F.dropout(self.out(attended), self.dropout, self.training)
-        hidden = self.up(self.norm2(x))
+        x = x + F.dropout(self.out(self._narrow(attended)), self.dropout, self.training)
+        hidden = self.up(self._narrow(self.norm2(x)))
         hidden = F.relu(hidden) if self.activation == "relu" else F.gelu(hidden, approximate="tanh")
         return x + F.dropout(self.down(hidden), self.dropout, self.training)
+
+    def to_half_products(self) -> None:
+        """The four products in bfloat16 from now on, to act with; norms and the residual stream stay as they are."""
+        for product in (self.qkv, self.out, self.up, self.down):
+            product.to(torch.bfloat16)
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        half = self.qkv.weight.dtype is torch.bfloat16  # and not in training, where autocast sees to it
+        return x.to(torch.bfloat16) if half else x
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, L, W] to the same; `mask` is added to the scores and then replaces the causal order."""

@@ -290,6 +290,23 @@ def test_rotary_logits_are_those_of_the_whole_sequence_when_old_transitions_are_
     assert recorder.checked > 2 * 9 * 7
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_logits_of_products_in_bfloat16_are_those_of_float32_to_its_three_digits(positions: str) -> None:
+    model = build(dataclasses.replace(SMALL, positions=positions), make_store()).eval()
+    half = model.with_half_products()
+    contexts, rows = random_codes(model, 2, 3), torch.tensor([3, 2])
+    with torch.inference_mode():
+        (memory, exact), (half_memory, near) = (each.prefill(contexts, rows, 1) for each in (model, half))
+        code = torch.zeros(2, 1, dtype=torch.int64)
+        pairs = [(exact, near), (model.extend(memory, code, 3), half.extend(half_memory, code, 3))]
+    for exact, near in pairs:
+        possible = exact > -torch.inf
+        assert near.dtype is torch.float32
+        assert torch.allclose(near[possible], exact[possible], atol=0.02)
+        assert not torch.equal(near, exact)
+    assert next(model.transformer.parameters()).dtype is torch.float32
+
+
 def test_a_plan_longer_than_the_trained_positions_is_refused_with_the_figures() -> None:
     model = make_model()
     with pytest.raises(ValueError, match=r"4 logged and 3 imagined transitions of 7 tokens; expected at most 6"):
@@ -599,13 +616,15 @@ def test_bins_can_be_chosen_by_column_and_by_group() -> None:
         build(dataclasses.replace(SMALL, binning_of={"rewrad": "uniform"}), make_store())
 
 
-def test_planning_for_a_return_without_rewards_is_refused_but_imitating_is_not() -> None:
+def test_planning_for_a_return_without_rewards_is_refused_before_training_but_imitating_is_not() -> None:
     store = make_store(rewards=False)
-    model = build(SMALL, store).eval()
+    with pytest.raises(DataError, match=r"no-rewards.*model\.objective to 'likelihood' or 'goal'"):
+        build(SMALL, store)
+    model = build(dataclasses.replace(SMALL, objective="likelihood"), store).eval()
     assert torch.isfinite(model.loss(store.windows(6, 8, **window_options(SMALL)).batch(0))[0])
-    with pytest.raises(DataError, match=r"no-rewards.*objective 'likelihood' or 'goal'"):
-        model.policy()
-    policy = model.policy(objective="likelihood")
+    with pytest.raises(DataError, match=r"no-rewards.*model\.objective to 'likelihood' or 'goal'"):
+        model.policy(objective="return")
+    policy = model.policy()
     action, _ = policy.act(policy.initial(1), torch.zeros(1, 3), torch.zeros(1), torch.tensor([True]))
     assert action.shape == (1, 2)
 

@@ -58,8 +58,9 @@ def test_branches_that_share_their_past_read_what_whole_copies_read(
     mask = None
     if hidden is not None:
         hidden[:, 0] = False
-        mask = torch.zeros(hidden.shape, dtype=torch.float64).masked_fill(hidden, -torch.inf)[:, None, None]
-    cache = BranchedCache.root(Level(content, 0, 5, mask), capacity=12)
+        mask = torch.zeros(hidden.shape, dtype=torch.float64).masked_fill(hidden, -torch.inf)
+        mask = mask.repeat_interleave(HEADS, 0)[:, None]
+    cache = BranchedCache.root(Level(content.flatten(2, 3), 0, 5, mask), HEADS, capacity=12)
     plain = Plain(content, hidden)
     for _ in range(data.draw(st.integers(1, 3))):
         for _ in range(data.draw(st.integers(0, 2))):
@@ -85,7 +86,7 @@ def test_branches_that_share_their_past_read_what_whole_copies_read(
 
 def test_forgotten_tokens_are_not_read() -> None:
     content = torch.randn(2, LAYERS, 1, HEADS, 5, WIDTH)
-    whole = BranchedCache.root(Level(content, 2, 5), capacity=1)
-    later = BranchedCache.root(Level(content[..., 2:, :], 0, 3), capacity=1)
+    whole = BranchedCache.root(Level(content.flatten(2, 3), 2, 5), HEADS, capacity=1)
+    later = BranchedCache.root(Level(content[..., 2:, :].flatten(2, 3), 0, 3), HEADS, capacity=1)
     query = torch.randn(1, HEADS, WIDTH)
     assert torch.equal(whole.attend(1, query, None, None), later.attend(1, query, None, None))
