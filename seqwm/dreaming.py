@@ -3,7 +3,8 @@
 OUT/dream.json    errors against horizon, the return so far in dream and reality, with intervals; how it was measured;
                   of frames also PSNR, on all pixels and on those that move, beside what copying gives, and SSIM
     dream.png     the same as curves
-    rollout.png   the longest prediction beside what happened, number by number, where the observation has no frames
+    rollout.png   the longest prediction beside what happened, number by number, where the observation has no frames;
+                  both with the predictions of a second world, where one is named
     calibration.png    of an ensemble: its predicted deviations beside its errors, and how often its intervals hold
     strip.png     frames at growing horizons, where the observation has any: reality above, the dream beneath
     dream.mp4     the same as a film
@@ -26,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Policy
-from seqwm.core.spaces import is_image, leaf_spaces
+from seqwm.core.spaces import is_image, leaf_spaces, space_from_json
 from seqwm.core.tree import tree_map
+from seqwm.core.types import Spaces
 from seqwm.recipe import Evaluate, measured_in, parse_recipe
 from seqwm.run_folder import write_json
 from seqwm.worlds import logs_of, world_of
@@ -84,6 +86,7 @@ def dream(
     data: str | None = None,
     environment: str | None = None,
     policy: Policy | str | None = None,
+    beside: str | Path | None = None,
     horizon: int = 50,
     contexts: int = 256,
     episodes: int = 32,
@@ -102,6 +105,7 @@ def dream(
         environment: a Gymnasium id; the one of the run or of the data when None.
         policy: acts in dream and reality: one of its own kind, 'random', a run or a repository; the model's own when
             None, a random one where it has none.
+        beside: another world, a run or a repository, that predicts the same moments and is drawn in the same figures.
         horizon: steps.
         contexts: logged moments to predict from.
         episodes: in dream and in reality.
@@ -114,7 +118,8 @@ def dream(
 
     Raises:
         CheckpointError: the model is no world model, or there are no logs.
-        SpaceError: `actions` that the world does not have, or frames that are not there to be filmed.
+        SpaceError: `actions` that the world does not have, frames that are not there to be filmed, or a world `beside`
+            that is of other spaces.
         UnfitEnvironmentError, RolloutError: as in `evaluate`.
     """
     from seqwm.control.labels import labelled
@@ -140,8 +145,13 @@ def dream(
         store, reality = labelled(model, store), Evaluate()  # whatever acts in it from here on acts in codes
     if actions is not None:
         _drive(model, store, actions, real_actions, seed, out)
-    rollouts = predict(model, store.windows(model.window_length, 1), horizon=horizon, contexts=contexts, seed=seed)
-    prediction = prediction_error(rollouts, store)
+    worlds = [model, *([_of_the_same_spaces(beside, store)] if beside is not None else [])]
+    rollouts, *others = [
+        predict(world, store.windows(world.window_length, 1), horizon=horizon, contexts=contexts, seed=seed)
+        for world in worlds
+    ]
+    prediction, *other_errors = [prediction_error(each, store) for each in (rollouts, *others)]
+    name = Path(beside).name if beside is not None else ""
     image = next((path for path, leaf in leaf_spaces(store.spaces.observation).items() if is_image(leaf)), None)
     frames = None if image is None else frame_table(rollouts, image)
     calibrated = _calibration(model, store, home if data is None else None)
@@ -154,11 +164,12 @@ def dream(
         "gap": dataclasses.asdict(gap) if gap else None,
         "calibration": dataclasses.asdict(calibrated) if calibrated else None,
         "actions": dataclasses.asdict(meant) if meant else None,
+        "beside": {"model": str(beside), "prediction": dataclasses.asdict(other_errors[0])} if other_errors else None,
     }  # fmt: skip
     write_json(out / "dream.json", measured)
-    draw_dream(prediction, gap, out / "dream.png")
+    draw_dream(prediction, gap, out / "dream.png", (name, other_errors[0]) if other_errors else None)
     if image is None:
-        draw_rollout(rollouts, out / "rollout.png")
+        draw_rollout(rollouts, out / "rollout.png", (name, others[0]) if others else None)
     else:
         longest = rollouts.there.sum(1).argsort(kind="stable")[::-1][:_FILMED]
         shown = rollouts.happened[image][longest], rollouts.predicted[image][longest]
@@ -167,6 +178,17 @@ def dream(
     if calibrated is not None:
         draw_calibration(calibrated, out / "calibration.png")
     return Dream(prediction, frames, gap, calibrated, meant, out)
+
+
+def _of_the_same_spaces(name: str | Path, store: TrajectoryStore) -> Any:
+    """Another world of what the logs hold."""
+    model, _ = world_of(name)
+    spaces = Spaces(*(space_from_json(getattr(model.config, f"{kind}_space")) for kind in ("observation", "action")))
+    if spaces != store.spaces:
+        raise SpaceError(
+            f"{name}: found {spaces}, expected {store.spaces}, those of the logs: name a world of the same"
+        )
+    return model
 
 
 def _reality(model: Any, home: Path, store: TrajectoryStore, environment: str | None) -> Evaluate:

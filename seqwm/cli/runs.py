@@ -86,6 +86,7 @@ def add_dream(verbs: Any) -> None:
     verb.add_argument("--data", help="logs to predict; what the run collected or learned from by default")
     verb.add_argument("--env", help="a Gymnasium id; that of the run by default")
     verb.add_argument("--policy", help="'random', a run folder or a Hub repository; the model's own by default")
+    verb.add_argument("--beside", help="another world, a run folder or a Hub repository, to draw in the same figures")
     verb.add_argument("--horizon", type=int, default=50, help="steps (%(default)s)")
     verb.add_argument("--contexts", type=int, default=256, help="logged moments to predict from (%(default)s)")
     verb.add_argument("--episodes", type=int, default=32, help="in dream and in reality (%(default)s)")
@@ -117,6 +118,7 @@ def _dream(options: argparse.Namespace) -> int:
             data=options.data,
             environment=options.env,
             policy=options.policy,
+            beside=options.beside,
             horizon=options.horizon,
             contexts=options.contexts,
             episodes=options.episodes,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from seqwm.core.types import Array
 from seqwm.evaluation.dream_gap import DreamGap, shown_horizons
-from seqwm.evaluation.prediction import Prediction
+from seqwm.evaluation.prediction import Curve, Prediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,14 +22,22 @@ _BLUE, _ORANGE, _GREY = "#1f5fa8", "#c8641e", "#8a8f98"
 _FRAMES_PER_SECOND, _LEAST_PIXELS = 8, 96
 
 
-def draw_dream(prediction: Prediction, gap: DreamGap | None, path: Path) -> Path:
-    """Write a PNG: error against horizon for every leaf and the reward, and return so far in dream and reality."""
+def draw_dream(
+    prediction: Prediction, gap: DreamGap | None, path: Path, beside: tuple[str, Prediction] | None = None
+) -> Path:
+    """Write a PNG: error against horizon for every leaf and the reward, and return so far in dream and reality.
+
+    Args:
+        prediction: the model's.
+        gap: of the returns, where there is one.
+        path: the file.
+        beside: another world's name, and its errors from the same contexts.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = {f"observation {name}".strip(): curve for name, curve in prediction.observations.items()}
-    if prediction.reward is not None:
-        curves["reward"] = prediction.reward
+    curves = _named(prediction)
+    others = _named(beside[1]) if beside else {}
     panels = len(curves) + (gap is not None)
     figure = Figure(figsize=(4.6 * panels, 3.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -38,6 +46,9 @@ def draw_dream(prediction: Prediction, gap: DreamGap | None, path: Path) -> Path
         steps = np.arange(1, len(curve.error) + 1)
         axes.plot(steps, curve.error, color=_BLUE, label="the model")
         axes.fill_between(steps, curve.low, curve.high, color=_BLUE, alpha=0.2, linewidth=0)
+        if beside is not None and name in others:
+            axes.plot(steps, others[name].error, color=_ORANGE, label=beside[0])
+            axes.fill_between(steps, others[name].low, others[name].high, color=_ORANGE, alpha=0.2, linewidth=0)
         if curve.unchanged is not None:
             axes.plot(steps, curve.unchanged, color=_GREY, linestyle="--", label="nothing changes")
         axes.set_title(f"prediction of {name}", fontsize="medium")
@@ -59,6 +70,11 @@ def draw_dream(prediction: Prediction, gap: DreamGap | None, path: Path) -> Path
     figure.savefig(partial, format="png", metadata={"Software": None})
     os.replace(partial, path)
     return path
+
+
+def _named(prediction: Prediction) -> dict[str, Curve]:
+    curves = {f"observation {name}".strip(): curve for name, curve in prediction.observations.items()}
+    return curves | ({"reward": prediction.reward} if prediction.reward is not None else {})
 
 
 def write_strip(happened: Array, predicted: Array, path: Path) -> Path:

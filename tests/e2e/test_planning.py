@@ -72,6 +72,27 @@ def test_it_is_dreamt_in_beside_reality_from_the_command_line(run, tmp_path):
     assert measured["gap"]["reality"]["returns"] == [0, 0]
 
 
+def test_another_world_is_drawn_beside_it_and_one_of_other_spaces_refused(run, tmp_path, capsys):
+    asked = [
+        "dream",
+        str(run),
+        "--horizon",
+        "3",
+        "--contexts",
+        "4",
+        "--episodes",
+        "1",
+        "--out",
+        str(tmp_path / "dream"),
+    ]
+    assert main([*asked, "--beside", str(run)]) == 0
+    measured = json.loads((tmp_path / "dream" / "dream.json").read_text())
+    assert measured["beside"] == {"model": str(run), "prediction": measured["prediction"]}
+    elsewhere = train("trajectory_transformer/cartpole", tmp_path / "cartpole", small=True, changes=QUIET)
+    assert main([*asked, "--beside", str(elsewhere)]) == 1
+    assert "those of the logs: name a world of the same" in capsys.readouterr().err
+
+
 def test_changes_that_belong_to_training_or_cannot_be_are_refused_by_name(run, tmp_path):
     with pytest.raises(RecipeError, match=r"--set model\.layers: 2, was 1: belongs to training; .* model\.planner"):
         evaluate_run(run, changes=["model.layers=2"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,13 @@ def test_the_log_that_goes_on_longest_is_drawn_number_by_number(tmp_path, drawn)
 def test_of_many_numbers_the_first_twelve_are_drawn(tmp_path, drawn) -> None:
     draw_rollout(rollouts(20), tmp_path / "rollout.png")
     assert len(drawn) == 12
+
+
+def test_a_second_world_is_drawn_beside_the_first(tmp_path, drawn) -> None:
+    given = rollouts(2)
+    other = dataclasses.replace(given, predicted={"place": given.happened["place"] + 2, "gear": given.happened["gear"]})
+    draw_rollout(given, tmp_path / "rollout.png", ("PETS", other))
+    real, first, second = drawn[0].lines
+    np.testing.assert_allclose(second.get_ydata()[1:], real.get_ydata()[1:] + 2)
+    np.testing.assert_allclose(first.get_ydata()[1:], real.get_ydata()[1:] + 1)
+    assert [text.get_text() for text in drawn[0].get_legend().get_texts()] == ["reality", "the model", "PETS"]
