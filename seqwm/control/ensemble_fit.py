@@ -113,8 +113,7 @@ def fit_rows(
         for _ in range(min(a_round, options.most_steps - done)):
             place = torch.randint(len(x), (members, options.batch_size), generator=generator, device=device)
             drawn = own.gather(1, place)
-            optimiser.zero_grad(set_to_none=True)
-            ensemble.loss(x[drawn], y[drawn]).backward()
+            ensemble.learn(x[drawn], y[drawn])
             optimiser.step()
             done += 1
         looked = _errors(world, x_out, y_out)

@@ -4,9 +4,9 @@ Chua et al., "Deep Reinforcement Learning in a Handful of Trials using Probabili
 member gives the mean and the log variance of every output; the variance is held softly between learned bounds. What the
 members disagree about is epistemic uncertainty, what each of them expects to vary is aleatoric.
 
-What is notable: on a CPU all members are one step of autograd, whose products go to oneDNN one member at a time
-(`seqwm.nn.perceptron`), and what is only asked goes through in pieces that stay in the cache. On a GPU it is one
-batched product a layer. `tests/benchmarks/ensemble.py` measures both against separate networks.
+What is notable: on a CPU a gradient step is written out, member by member in the same memory, so that what is between
+forward and backward pass never leaves the cache, and what is only asked goes through in pieces that stay in it, too. On
+a GPU it is one batched product a layer. `tests/benchmarks/ensemble.py` measures both against separate networks.
 
 Shapes: M members, E of them elites, B rows, I inputs, O outputs.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +80,7 @@ class GaussianEnsemble(nn.Module):
         sizes = [inputs, *[options.width] * options.layers, 2 * outputs]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for a, b in pairwise(sizes):
-            weight = torch.empty(options.members, a, b)
+            weight = torch.empty(options.members, b, a)
             initialise(weight, a)
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(options.members, 1, b)))
@@ -92,10 +91,8 @@ class GaussianEnsemble(nn.Module):
     def forward(self, x: Tensor) -> Normals:
         """What every member says about its own rows, [M, B, I]; rows for all, [B, I], are given to each."""
         x = x.expand(self.options.members, *x.shape) if x.ndim == 2 else x
-        if x.device.type != "cpu" or x.requires_grad:
+        if x.device.type != "cpu" or torch.is_grad_enabled():
             return self._bounded(self._batched(x))
-        if torch.is_grad_enabled():
-            return self._bounded(_Passes.apply(x, *self.weights, *self.biases))
         return self._bounded(torch.stack([self._asked(number, own) for number, own in enumerate(x)]))
 
     def of_members(self, x: Tensor, member: Tensor) -> Normals:
@@ -109,6 +106,59 @@ class GaussianEnsemble(nn.Module):
         """The members' mean likelihood losses added up, and a hundredth of the width between the variance's bounds."""
         likelihood: Tensor = self(x).negative_log_likelihood(target).mean((1, 2)).sum()
         return likelihood + 0.01 * (self.most - self.least).sum()
+
+    @torch.no_grad()
+    def learn(self, x: Tensor, target: Tensor) -> Tensor:
+        """Set the gradients of `loss`, 0-d, which is returned; rows [M, B, I] and targets [M, B, O] of each member."""
+        if x.device.type != "cpu":
+            self.zero_grad()
+            with torch.enable_grad():
+                loss = self.loss(x, target)
+            loss.backward()
+            return loss.detach()
+        layers, rows, outputs = self.options.layers, x.shape[1], x.new_empty(x.shape[1], 2 * target.shape[-1])
+        room = x.new_empty(2 * layers + 2, rows, self.options.width)  # which every member uses again
+        before, after, of_after, of_before = room[:layers], room[layers:-2], room[-2], room[-1]
+        of_weights, of_biases = _gradients(self.weights), _gradients(self.biases)
+        loss = 0.01 * (self.most - self.least).sum()
+        of_bounds = x.new_tensor([[0.01], [-0.01]]).repeat(1, target.shape[-1])
+        for number, own in enumerate(x):
+            weights, inputs = [weight[number] for weight in self.weights], [own, *after]
+            for layer, bias in enumerate(self.biases):
+                made = before[layer] if layer < layers else outputs
+                product(inputs[layer], weights[layer], bias[number, 0], made)
+                if layer < layers:
+                    torch.ops.aten.silu.out(made, out=after[layer])
+            likelihood, gradient, bounds = self._likelihood(outputs, target[number])
+            loss, of_bounds = loss + likelihood, of_bounds + bounds
+            for layer in reversed(range(layers + 1)):
+                product(gradient.t(), inputs[layer].t(), out=of_weights[layer][number])
+                torch.sum(gradient, 0, out=of_biases[layer][number, 0])
+                if layer:
+                    product(gradient, weights[layer].t(), out=of_after)
+                    torch.ops.aten.silu_backward.grad_input(of_after, before[layer - 1], grad_input=of_before)
+                    gradient = of_before
+        parameters = [*self.weights, *self.biases, self.most, self.least]
+        for p, gradient in zip(parameters, [*of_weights, *of_biases, *of_bounds], strict=True):
+            p.grad = gradient
+        return loss
+
+    def _likelihood(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean loss of a member's outputs [B, 2 O], and its gradients: of these, and of the bounds, [2, O].
+
+        With v bounded to u = most - softplus(most - v) and s = least + softplus(u - least), the loss of an entry is
+        (e^2 exp(-s) + s + log 2 pi) / 2 for an error e, so that ds/du = sigmoid(u - least), du/dv = sigmoid(most - v).
+        """
+        mean, v = outputs.chunk(2, -1)
+        said, entries = self._bounded(outputs), target.numel()
+        of_mean = (mean - target) * torch.exp(-said.log_variance) / entries
+        squares = of_mean * (mean - target)
+        of_s = 0.5 / entries - 0.5 * squares
+        room = self.most - v
+        of_u = of_s * torch.sigmoid(self.most - F.softplus(room) - self.least)
+        of_v = of_u * torch.sigmoid(room)
+        loss = 0.5 * (squares.sum() + said.log_variance.mean() + math.log(2 * math.pi))
+        return loss, torch.cat([of_mean, of_v], 1), torch.stack([of_u - of_v, of_s - of_u]).sum(1)
 
     @torch.no_grad()
     def choose_elites(self, errors: Tensor) -> None:
@@ -128,14 +178,14 @@ class GaussianEnsemble(nn.Module):
         """Every member's outputs, [M, B, 2 O], for rows of their own, [M, B, I]."""
         *hidden, last = zip(self.weights, self.biases, strict=True)
         for weight, bias in hidden:
-            x = F.silu(torch.baddbmm(bias, x, weight))
-        return torch.baddbmm(last[1], x, last[0])
+            x = F.silu(torch.baddbmm(bias, x, weight.mT))
+        return torch.baddbmm(last[1], x, last[0].mT)
 
     def _asked(self, number: int, x: Tensor) -> Tensor:
         """Outputs of one member, [B, 2 O], for rows [B, I]."""
         pieces = x.split(CHUNK if x.device.type == "cpu" else max(len(x), 1))
         *hidden, last = [
-            (weight[number].t(), bias[number, 0]) for weight, bias in zip(self.weights, self.biases, strict=True)
+            (weight[number], bias[number, 0]) for weight, bias in zip(self.weights, self.biases, strict=True)
         ]
         learning = torch.is_grad_enabled()
         linear = F.linear if learning else product  # which autograd cannot follow
@@ -153,39 +203,6 @@ class GaussianEnsemble(nn.Module):
         return Normals(mean, log_variance)
 
 
-class _Passes(torch.autograd.Function):
-    """Outputs [M, B, 2 O] of rows [M, B, I], and the gradients of weights and biases alone."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        count = len(parameters) // 2
-        weights, biases = parameters[:count], parameters[count:]
-        before, outputs = [], []
-        for number, rows in enumerate(x):
-            for layer in range(count):
-                if layer:
-                    rows = F.silu(rows)
-                rows = product(rows, weights[layer][number].t(), biases[layer][number, 0])
-                if layer < count - 1:
-                    before.append(rows)
-            outputs.append(rows)
-        ctx.save_for_backward(x, *before, *weights)
-        return torch.stack(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        members = len(gradient)
-        x, *saved = ctx.saved_tensors
-        count = (len(saved) + members) // (members + 1)
-        weights = saved[-count:]
-        of_weights = [torch.empty_like(weight) for weight in weights]
-        of_biases = [gradient.new_empty(members, 1, weight.shape[2]) for weight in weights]
-        for number, rows in enumerate(gradient):
-            before = saved[number * (count - 1) : (number + 1) * (count - 1)]
-            for layer in reversed(range(count)):
-                taken = F.silu(before[layer - 1]) if layer else x[number]  # cheaper than to have kept it
-                of_weights[layer][number] = product(taken.t(), rows.t())
-                of_biases[layer][number] = rows.sum(0)
-                if layer:
-                    rows = torch.ops.aten.silu_backward(product(rows, weights[layer][number]), before[layer - 1])
-        return None, *of_weights, *of_biases
+def _gradients(parameters: nn.ParameterList) -> list[Tensor]:
+    """Room for gradients, that of the last ones where there are any."""
+    return [torch.empty_like(p) if p.grad is None else p.grad for p in parameters]

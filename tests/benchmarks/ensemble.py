@@ -45,8 +45,8 @@ def separate(options: EnsembleOptions) -> list[nn.Sequential]:
 def batched(weights: list[Tensor], biases: list[Tensor], x: Tensor) -> Tensor:
     """One product a layer for all members, [M, B, I]."""
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        x = F.silu(torch.baddbmm(bias, x, weight))
-    return torch.baddbmm(biases[-1], x, weights[-1])
+        x = F.silu(torch.baddbmm(bias, x, weight.mT))
+    return torch.baddbmm(biases[-1], x, weights[-1].mT)
 
 
 def fastest(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -74,8 +74,7 @@ def main() -> None:
     optimisers = [torch.optim.Adam(some, 1e-3, fused=True) for some in (ensemble.parameters(), parameters)]
 
     def own() -> None:
-        optimisers[0].zero_grad(set_to_none=True)
-        ensemble.loss(x, y).backward()
+        ensemble.learn(x, y)
         optimisers[0].step()
 
     def looped() -> None:

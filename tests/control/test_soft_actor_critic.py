@@ -58,7 +58,7 @@ def test_the_density_of_actions_integrates_to_one_over_the_square_they_are_in():
 def test_the_gradient_is_that_of_the_three_losses_written_out_each_for_its_own_weights():
     own, rows = networks(temperature=0.3, entropy=-1.5), batch()
     noise = torch.randn(2, 6, 2)
-    own.losses(rows, noise).total.backward()
+    own.learn(rows, noise)
     found = {name: p.grad for name, p in own.named_parameters() if p.requires_grad}
 
     def drawn(seen, which):

@@ -25,22 +25,29 @@ def test_it_is_linear_layers_and_relus_forward_and_backward(width, rows):
     network = Perceptron(3, 2, 3, width)
     other = plain(network)
     x, y = torch.randn(rows, 3, requires_grad=True), torch.randn(rows, 2)
-    own = torch.autograd.grad((network(x) * y).sum(), [x, *network.weights, *network.biases])
+    passed = network.passed(x)
+    of_x = network.learn(passed, y, 0)
+    network.learn(passed, y, rows)
     layers = [layer for layer in other if isinstance(layer, nn.Linear)]
     parameters = [x, *(layer.weight for layer in layers), *(layer.bias for layer in layers)]
     expected = torch.autograd.grad((other(x) * y).sum(), parameters)
-    torch.testing.assert_close(network(x), other(x), atol=1e-5, rtol=1e-5)
-    for one, another in zip(own, expected, strict=True):
+    torch.testing.assert_close(passed[-1], other(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(network(x), passed[-1], atol=1e-5, rtol=1e-5)  # the way that autograd follows
+    for one, another in zip([of_x, *(p.grad for p in network.parameters())], expected, strict=True):
         torch.testing.assert_close(one, another, atol=1e-4, rtol=1e-4)
 
 
-def test_held_weights_get_no_gradient_and_the_input_the_same_one():
+def test_weights_learn_from_the_first_rows_and_inputs_hear_of_the_others():
     torch.manual_seed(0)
-    network, x = Perceptron(3, 1, 2, 16), torch.randn(7, 3, requires_grad=True)
-    free = torch.autograd.grad(network(x).sum(), x)[0]
-    network(x, held=True).sum().backward()
-    assert torch.equal(x.grad, free)
-    assert all(p.grad is None for p in network.parameters())
+    network, x, y = Perceptron(3, 1, 2, 16), torch.randn(7, 3, requires_grad=True), torch.randn(7, 1)
+    of_others = network.learn(network.passed(x), y, 4)
+    (expected,) = torch.autograd.grad((network(x)[4:] * y[4:]).sum(), x)
+    torch.testing.assert_close(of_others, expected[4:])
+    found = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    (network(x)[:4] * y[:4]).sum().backward()
+    for one, p in zip(found, network.parameters(), strict=True):
+        torch.testing.assert_close(one, p.grad)
 
 
 def test_weights_begin_within_one_over_the_root_of_the_inputs():
