@@ -19,13 +19,12 @@ from torch import Tensor
 
 from seqwm.control.branched_rollouts import Amend, Bounds, branch, branch_horizon
 from seqwm.control.ensemble_fit import FitOptions, fit_rows
-from seqwm.control.experience import Experience, ExperienceTable, as_rows, draw_mixed, lived
+from seqwm.control.experience import ExperienceTable, as_rows, draw_mixed, lived
 from seqwm.control.soft_actor_critic import SoftActorCritic, SoftActorCriticUpdates
 from seqwm.core.protocols import Policy
 from seqwm.core.random import torch_generator
 from seqwm.core.tree import tree_map
 from seqwm.core.types import Metrics, State, TensorTree
-from seqwm.nn.ends import contradicted
 from seqwm.nn.ensemble_world import EnsembleWorld
 
 if TYPE_CHECKING:
@@ -137,10 +136,6 @@ class BranchedLearner:
         if self.options.real_share < 1:
             if self._fitted is None or len(self.real) >= self._fitted + self.options.refit_every:
                 lived_in = torch.tensor(self._episodes)
-                if self.world.ends is not None:
-                    rows = Experience.unpacked(self.real.rows, self.real.features)
-                    share = contradicted(self.world.ends, rows.following, rows.terminated > 0)
-                    self._figures |= {"ends_contradicted": share}
                 fitted = fit_rows(self.world, self.real.rows, lived_in, self._fitting, self.seed, step, self.store.path)
                 self._figures |= fitted
                 if self._behind_fit is not None:

@@ -21,6 +21,7 @@ from seqwm.core.random import indices, torch_generator
 from seqwm.core.types import Metrics
 from seqwm.data.problems import Problem
 from seqwm.data.store import TrajectoryStore
+from seqwm.nn import ends, rewards
 from seqwm.nn.ensemble_world import EnsembleWorld
 
 _BLOCK = 5  # one episode of so many is held out
@@ -58,7 +59,8 @@ def fit(world: EnsembleWorld, store: TrajectoryStore, options: FitOptions, seed:
     """Go on from the weights there are; `seed` names the holdout, and with `step` every draw.
 
     Raises:
-        DataError: fewer than two episodes, one of which is held out.
+        DataError: fewer than two episodes, one of which is held out; or more than one row in a hundred contradicts an
+            end or a reward that is written by hand.
     """
     rows = [lived(world, episode) for episode in store.episodes()]
     numbers = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(one) for one in rows], dtype=torch.int64))
@@ -85,16 +87,18 @@ def fit_rows(
         mend = "collect more first (collect.prefill, collect.lanes), or name a source with more"
         expected = "at least two, one to validate on"
         raise DataError([Problem("too-few-episodes", f"{episodes} episodes", expected, mend, str(path))])
+    contradictions = _contradictions(world, rows)
     outside = torch.isin(numbers, torch.tensor(held_out(episodes, seed))).to(device)
     steps = Experience.unpacked(rows, sum(leaf.size for leaf in world.leaves))
     inputs = torch.cat([steps.observation, steps.action], 1)
-    ends = torch.stack([steps.reward, steps.terminated], 1)
-    outputs = torch.cat([steps.following - steps.observation, ends], 1)
+    earned = torch.stack([steps.reward, steps.terminated], 1)
+    outputs = torch.cat([steps.following - steps.observation, earned], 1)
     x, y, x_out, y_out = inputs[~outside], outputs[~outside], inputs[outside], outputs[outside]
     world.input_mean.copy_(_centre(x))
     world.input_std.copy_(_deviation(x))
     world.output_mean.copy_(_centre(y))
     world.output_std.copy_(_deviation(y))
+    world.output_mean[-1], world.output_std[-1] = 0.0, 1.0  # the end is a flag
     x, x_out = ((part - world.input_mean) / world.input_std for part in (x, x_out))
     y, y_out = ((part - world.output_mean) / world.output_std for part in (y, y_out))
     every = max(1, len(x_out) // _VALIDATED)
@@ -130,13 +134,29 @@ def fit_rows(
         "gradient_steps": done,
         "rows": len(x),
         "constant_columns": int((x == 0).all(0).sum()),  # of observations and actions; the model cannot know them
+        **contradictions,
     }
+
+
+def _contradictions(world: EnsembleWorld, rows: Tensor) -> Metrics:
+    """The shares of rows that speak against what is written by hand.
+
+    Raises:
+        DataError: one is above a hundredth.
+    """
+    steps, shares = Experience.unpacked(rows, sum(leaf.size for leaf in world.leaves)), {}
+    if world.ends is not None:
+        shares["ends_contradicted"] = ends.contradicted(world.ends, steps.following, steps.terminated > 0)
+    if world.rewards is not None:
+        parts = steps.observation, steps.action, steps.following, steps.reward
+        shares["rewards_contradicted"] = rewards.contradicted(world.rewards, *parts)
+    return shares
 
 
 @torch.no_grad()
 def _errors(world: EnsembleWorld, x: Tensor, y: Tensor) -> Tensor:
     """The geometric mean over outputs of each member's squared error on the holdout, [M]."""
-    squared = (world.ensemble(x).mean - y).square().mean(1)
+    squared = (world.ensemble(x).expected() - y).square().mean(1)
     errors: Tensor = squared.clamp_min(_EXACT).log().mean(1).exp()
     return errors
 

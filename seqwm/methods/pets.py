@@ -5,7 +5,8 @@ Chua et al., "Deep Reinforcement Learning in a Handful of Trials using Probabili
 **What is notable.** The world is an ensemble (`seqwm.nn.ensemble_world`), the planner any world's (`seqwm.control.cem`)
 with several particles for each candidate, whose returns are averaged. One update is one whole fit
 (`seqwm.control.ensemble_fit`), so `collect.updates_per_step` says how seldom: 0.005 fits once in 200 steps. Of
-`train:`, steps, batch_size, learning_rate and weight_decay count. Other than in the paper, reward and end are learned.
+`train:`, steps, batch_size, learning_rate and weight_decay count. Reward and end are learned, or written by hand, as
+the paper's rewards are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -24,8 +25,10 @@ from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.spaces import space_from_json, space_to_json
 from seqwm.core.types import Batch, Metrics, Spaces, State, TensorTree
+from seqwm.nn.ends import end_rule
 from seqwm.nn.ensemble import EnsembleOptions
 from seqwm.nn.ensemble_world import EnsembleWorld, Propagation
+from seqwm.nn.rewards import reward_rule
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -40,6 +43,8 @@ class Options:
         members, elites, layers, width: of the ensemble (`seqwm.nn.ensemble`).
         propagation: a particle's member is drawn at every step (TS-1) or once (TS-inf).
         patience, most_steps: of each fit (`seqwm.control.ensemble_fit`).
+        reward: whether it is 'learned', or written 'by_hand' (`seqwm.nn.rewards`), as in the paper.
+        ends: the same of the end of the task (`seqwm.nn.ends`).
         planner: the search (`seqwm.control.cem`).
     """
 
@@ -50,6 +55,8 @@ class Options:
     propagation: Propagation = "TS-inf"
     patience: int = 5
     most_steps: int = 5000
+    reward: Literal["learned", "by_hand"] = "learned"
+    ends: Literal["learned", "by_hand"] = "learned"
     planner: CEMOptions = field(
         default_factory=lambda: CEMOptions(
             horizon=25, candidates=400, elites=40, iterations=5, momentum=0.1, particles=20, sample=True
@@ -75,6 +82,8 @@ def build(options: Options, store: TrajectoryStore) -> Pets:
             environment=store.provenance.get("environment"),
             ensemble=dataclasses.asdict(EnsembleOptions(**sizes)),
             propagation=options.propagation,
+            reward=options.reward,
+            ends=options.ends,
             planner=dataclasses.asdict(options.planner),
         )
     )
@@ -97,6 +106,8 @@ class PetsConfig(PreTrainedConfig):
     environment: str | None = None
     ensemble: dict[str, Any] | None = None
     propagation: Propagation = "TS-inf"
+    reward: Literal["learned", "by_hand"] = "learned"
+    ends: Literal["learned", "by_hand"] = "learned"
     planner: dict[str, Any] | None = None
 
 
@@ -114,7 +125,9 @@ class Pets(PreTrainedModel):
         )
         self.spaces = Spaces(observation, action)
         sizes = EnsembleOptions(**(config.ensemble or {}))
-        self.world = EnsembleWorld(sizes, config.propagation, observation, action)
+        ends = end_rule(config.environment) if config.ends == "by_hand" else None
+        rewards = reward_rule(config.environment) if config.reward == "by_hand" else None
+        self.world = EnsembleWorld(sizes, config.propagation, observation, action, ends, rewards)
         self.planner = CEMOptions(**(config.planner or {}))
         self.post_init()
 

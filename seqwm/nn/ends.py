@@ -8,6 +8,7 @@ Shapes: N observations of F features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -30,6 +31,11 @@ def never(observation: Tensor) -> Tensor:
     return (observation != observation).any(1)
 
 
+def cart_pole(observation: Tensor) -> Tensor:
+    """The cart is more than 2.4 from the middle, or the pole leans by more than 12 degrees."""
+    return ~((observation[:, 0].abs() <= 2.4) & (observation[:, 2].abs() <= 12 * math.pi / 180))
+
+
 def inverted_pendulum(observation: Tensor) -> Tensor:
     """The pole leans by more than 0.2 radians."""
     return ~(observation[:, 1].abs() <= 0.2)
@@ -48,6 +54,7 @@ def walker(observation: Tensor) -> Tensor:
 
 
 _RULES: dict[str, EndRule] = {
+    "CartPole-v1": cart_pole,
     "HalfCheetah-v5": never,
     "Hopper-v5": hopper,
     "InvertedPendulum-v5": inverted_pendulum,

@@ -53,15 +53,27 @@ class EnsembleOptions:
 
 @dataclass(frozen=True, slots=True)
 class Normals:
-    """Means and log variances, [M, B, O], or [B, O] where each row has its own member."""
+    """Means and log variances, [M, B, O], or [B, O] where each row has its own member.
+
+    The last `flags` entries are no normal distributions but coins: their mean is the logit, their variance nothing.
+    """
 
     mean: Tensor
     log_variance: Tensor
+    flags: int = 0
 
     def negative_log_likelihood(self, target: Tensor) -> Tensor:
         """Of targets, entry by entry, in nats."""
         squares = (target - self.mean).square() * torch.exp(-self.log_variance)
-        return 0.5 * (squares + self.log_variance + math.log(2 * math.pi))
+        normal = 0.5 * (squares + self.log_variance + math.log(2 * math.pi))
+        count = normal.shape[-1] - self.flags
+        coins = F.binary_cross_entropy_with_logits(self.mean[..., count:], target[..., count:], reduction="none")
+        return torch.cat([normal[..., :count], coins], -1)
+
+    def expected(self) -> Tensor:
+        """Means, and the probabilities of flags."""
+        count = self.mean.shape[-1] - self.flags
+        return torch.cat([self.mean[..., :count], self.mean[..., count:].sigmoid()], -1)
 
 
 class GaussianEnsemble(nn.Module):
@@ -70,13 +82,14 @@ class GaussianEnsemble(nn.Module):
     Args:
         options: sizes.
         inputs, outputs: of each network.
+        flags: how many of the last outputs are logits of something that is 0 or 1.
     """
 
     elites: Tensor
 
-    def __init__(self, options: EnsembleOptions, inputs: int, outputs: int) -> None:
+    def __init__(self, options: EnsembleOptions, inputs: int, outputs: int, flags: int = 0) -> None:
         super().__init__()
-        self.options = options
+        self.options, self.flags = options, flags
         sizes = [inputs, *[options.width] * options.layers, 2 * outputs]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for a, b in pairwise(sizes):
@@ -148,17 +161,19 @@ class GaussianEnsemble(nn.Module):
 
         With v bounded to u = most - softplus(most - v) and s = least + softplus(u - least), the loss of an entry is
         (e^2 exp(-s) + s + log 2 pi) / 2 for an error e, so that ds/du = sigmoid(u - least), du/dv = sigmoid(most - v).
+        That of a flag has the slope p - target in its logit.
         """
-        mean, v = outputs.chunk(2, -1)
-        said, entries = self._bounded(outputs), target.numel()
+        (mean, v), said, entries = outputs.chunk(2, -1), self._bounded(outputs), target.numel()
+        flags = slice(target.shape[-1] - self.flags, None)
         of_mean = (mean - target) * torch.exp(-said.log_variance) / entries
-        squares = of_mean * (mean - target)
-        of_s = 0.5 / entries - 0.5 * squares
+        of_s = 0.5 / entries - 0.5 * of_mean * (mean - target)
+        of_mean[:, flags] = (mean[:, flags].sigmoid() - target[:, flags]) / entries
+        of_s[:, flags] = 0
         room = self.most - v
         of_u = of_s * torch.sigmoid(self.most - F.softplus(room) - self.least)
         of_v = of_u * torch.sigmoid(room)
-        loss = 0.5 * (squares.sum() + said.log_variance.mean() + math.log(2 * math.pi))
-        return loss, torch.cat([of_mean, of_v], 1), torch.stack([of_u - of_v, of_s - of_u]).sum(1)
+        bounds = torch.stack([of_u - of_v, of_s - of_u]).sum(1)
+        return said.negative_log_likelihood(target).mean(), torch.cat([of_mean, of_v], 1), bounds
 
     @torch.no_grad()
     def choose_elites(self, errors: Tensor) -> None:
@@ -200,7 +215,7 @@ class GaussianEnsemble(nn.Module):
         mean, log_variance = outputs.chunk(2, -1)
         log_variance = self.most - F.softplus(self.most - log_variance)
         log_variance = self.least + F.softplus(log_variance - self.least)
-        return Normals(mean, log_variance)
+        return Normals(mean, log_variance, self.flags)
 
 
 def _gradients(parameters: nn.ParameterList) -> list[Tensor]:

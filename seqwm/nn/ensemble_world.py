@@ -2,8 +2,8 @@
 
 Chua et al. 2018: particles that draw a member at every step (TS-1) or keep their first one (TS-inf); which, is in the
 state. Inputs and outputs are standardised with figures of the rows that the ensemble was fitted to; they are buffers.
-The end is one more output, of 0 or 1, and has come where the member's mean is above a half; or it is written by hand
-(`seqwm.nn.ends`).
+The end is one more output, a logit, and has come where it is above zero; or it is written by hand
+(`seqwm.nn.ends`), as the reward can be (`seqwm.nn.rewards`).
 
 Shapes: B rows, F features of an observation, A of an action, O = F + 2 outputs.
 """
@@ -25,6 +25,7 @@ from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.ends import EndRule
 from seqwm.nn.ensemble import EnsembleOptions, GaussianEnsemble
 from seqwm.nn.leaves import ActionCodec, Leaf
+from seqwm.nn.rewards import RewardRule
 
 Propagation = Literal["TS-1", "TS-inf"]
 
@@ -38,6 +39,7 @@ class EnsembleWorld(nn.Module):
         observation_space: Boxes of numbers.
         action_space: Discrete, MultiDiscrete, Box, or a Dict of them.
         ends: whether the task has ended in an observation, where that is written by hand and not learned.
+        rewards: what a step earns, where that is written by hand and not learned.
 
     Raises:
         SpaceError: an observation that is an image or a category.
@@ -55,10 +57,11 @@ class EnsembleWorld(nn.Module):
         observation_space: Space[Any],
         action_space: Space[Any],
         ends: EndRule | None = None,
+        rewards: RewardRule | None = None,
     ) -> None:
         super().__init__()
         self.propagation: Propagation = propagation
-        self.ends = ends
+        self.ends, self.rewards = ends, rewards
         spaces = leaf_spaces(observation_space)
         for path, space in spaces.items():
             if not isinstance(space, gym_spaces.Box) or is_image(space):
@@ -70,7 +73,7 @@ class EnsembleWorld(nn.Module):
         self.actions = ActionCodec(action_space)
         size = sum(leaf.size for leaf in self.leaves)
         inputs, outputs = size + self.actions.size, size + 2
-        self.ensemble = GaussianEnsemble(options, inputs, outputs)
+        self.ensemble = GaussianEnsemble(options, inputs, outputs, flags=1)
         self.register_buffer("input_mean", torch.zeros(inputs))
         self.register_buffer("input_std", torch.ones(inputs))
         self.register_buffer("output_mean", torch.zeros(outputs))
@@ -86,7 +89,8 @@ class EnsembleWorld(nn.Module):
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
         """What the drawn member draws; without a generator, the mean of the elites' means."""
         observation, member, elites = state["observation"], state["member"], self.ensemble.elites
-        x = self.inputs(observation, self.actions.features(action))
+        features = self.actions.features(action)
+        x = self.inputs(observation, features)
         if generator is None:
             outputs = self.ensemble(x).mean[elites].mean(0)
             centre = outputs
@@ -98,11 +102,9 @@ class EnsembleWorld(nn.Module):
             centre, outputs = said.mean, said.mean + (0.5 * said.log_variance).exp() * noise
         change = outputs * self.output_std + self.output_mean
         following = observation + change[:, :-2]
-        if self.ends is not None:
-            ended = self.ends(following)
-        else:
-            ended = centre[:, -1] * self.output_std[-1] + self.output_mean[-1] > 0.5
-        return Step({"observation": following, "member": member}, change[:, -2], ended)
+        ended = centre[:, -1] > 0 if self.ends is None else self.ends(following)
+        reward = change[:, -2] if self.rewards is None else self.rewards(observation, features, following)
+        return Step({"observation": following, "member": member}, reward, ended)
 
     def decode(self, state: State) -> TensorTree:
         """The observation of a state."""

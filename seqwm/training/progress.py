@@ -11,6 +11,7 @@ from tqdm import tqdm
 from seqwm.core.types import Metrics
 
 LOG_SECONDS = 10.0
+_SHOWN = ("loss", "ends_contradicted", "rewards_contradicted", "outside")  # the last three of learned worlds, shares
 
 
 class Progress:
@@ -32,14 +33,15 @@ class Progress:
     def update(self, done: int, metrics: Metrics) -> None:
         """Show that `done` steps are made."""
         self._bar.update(done - self._bar.n)
-        if "loss" in metrics:
-            self._bar.set_postfix(loss=f"{metrics['loss']:.4g}", refresh=False)
+        shown = {name: f"{metrics[name]:.4g}" for name in _SHOWN if name in metrics}
+        if shown:
+            self._bar.set_postfix(shown, refresh=False)
         now = time.monotonic()
         if self._lines and (now >= self._next_line or done == self._steps):
             rate = (done - self._start) / max(now - self._began, 1e-9)
             left = tqdm.format_interval((self._steps - done) / rate)
-            loss = f", loss {metrics['loss']:.4g}" if "loss" in metrics else ""
-            line = f"update {done} of {self._steps}{loss}, {rate:.1f} updates/s, {left} left"
+            figures = "".join(f", {name} {figure}" for name, figure in shown.items())
+            line = f"update {done} of {self._steps}{figures}, {rate:.1f} updates/s, {left} left"
             print(line, file=sys.stderr, flush=True)
             self._next_line = now + LOG_SECONDS
 

@@ -7,17 +7,27 @@ import torch.nn.functional as F
 from seqwm.nn.ensemble import EnsembleOptions, GaussianEnsemble, Normals
 
 
-def small(members=4, elites=2, inputs=3, outputs=2, width=16, layers=2):
+def small(members=4, elites=2, inputs=3, outputs=2, width=16, layers=2, flags=0):
     torch.manual_seed(0)
-    return GaussianEnsemble(
-        EnsembleOptions(members=members, elites=elites, layers=layers, width=width), inputs, outputs
-    )
+    options = EnsembleOptions(members=members, elites=elites, layers=layers, width=width)
+    return GaussianEnsemble(options, inputs, outputs, flags)
 
 
 def test_the_likelihood_is_that_of_a_normal_distribution():
     mean, log_variance, target = torch.randn(3, 2, 5, 4).unbind(0)
     reference = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     torch.testing.assert_close(Normals(mean, log_variance).negative_log_likelihood(target), -reference.log_prob(target))
+
+
+def test_the_likelihood_of_a_flag_is_that_of_a_coin():
+    mean, log_variance, target = torch.randn(3, 5, 4).unbind(0)
+    target[:, -1] = torch.tensor([0.0, 1, 1, 0, 1])
+    said = Normals(mean, log_variance, flags=1)
+    coin = torch.distributions.Bernoulli(logits=mean[:, -1])
+    expected = Normals(mean, log_variance).negative_log_likelihood(target)
+    expected[:, -1] = -coin.log_prob(target[:, -1])
+    torch.testing.assert_close(said.negative_log_likelihood(target), expected)
+    torch.testing.assert_close(said.expected(), torch.cat([mean[:, :-1], coin.probs[:, None]], 1))
 
 
 def test_members_in_one_product_say_what_separate_networks_say():
@@ -85,9 +95,12 @@ def test_more_elites_than_members_are_refused():
         EnsembleOptions(elites=8)
 
 
-@pytest.mark.parametrize("width", [80, 5])  # above and below the size that may go to oneDNN
-def test_the_written_out_gradients_are_those_of_autograd(width):
-    ensemble, x, target = small(inputs=70, width=width), torch.randn(4, 90, 70), 3 * torch.randn(4, 90, 2)
+@pytest.mark.parametrize(("width", "flags"), [(80, 0), (5, 1)])  # above and below the size that may go to oneDNN
+def test_the_written_out_gradients_are_those_of_autograd(width, flags):
+    ensemble = small(inputs=70, width=width, flags=flags, outputs=3)
+    x, target = torch.randn(4, 90, 70), 3 * torch.randn(4, 90, 3)
+    if flags:
+        target[..., -1] = (target[..., -1] > 0).float()
     for p in ensemble.parameters():
         p.data += 0.1 * torch.randn_like(p)
     for again in (1.0, 2.0):  # what was there before does not matter
