@@ -117,3 +117,31 @@ def test_the_end_of_a_task_is_learned():
     x = torch.tensor([[-0.5, 0.0], [0.1, 0.0], [0.45, 0.0]])
     state = {"observation": x, "member": torch.full((3,), -1)}
     assert learner.model.step(state, torch.zeros(3, 1), None).terminated.tolist() == [False, False, True]
+
+
+def test_a_reward_and_an_end_written_by_hand_are_the_world_s_and_are_held_against_the_data(tmp_path):
+    options = dataclasses.replace(SMALL, reward="by_hand", ends="by_hand", most_steps=20)
+    spaces = Spaces(gym_spaces.Box(-8.0, 8.0, (3,), np.float32), gym_spaces.Box(-2.0, 2.0, (1,), np.float32))
+    generator = np.random.default_rng(0)
+    stores = []
+    for off in (0.0, 0.5):
+        store = TrajectoryStore.create(None, spaces, provenance={"environment": "Pendulum-v1"})
+        for _ in range(4):
+            angle, speed = generator.uniform(-3, 3, (2, 6))
+            seen = np.stack([np.cos(angle), np.sin(angle), speed], 1).astype(np.float32)
+            torque = generator.uniform(-2, 2, 5)
+            rewards = off - (angle[:-1] ** 2 + 0.1 * speed[:-1] ** 2 + 0.001 * torque**2)
+            store.append(Episode(seen, torque[:, None].astype(np.float32), rewards.astype(np.float32), False, True))
+        stores.append(store)
+    learner = pets.learner(options, stores[0], TRAIN, seed=0)
+    metrics = learner.update(0)
+    assert (metrics["ends_contradicted"], metrics["rewards_contradicted"]) == (0.0, 0.0)
+    with pytest.raises(DataError, match=r"100.0 % of 20 rows contradict it, by up to 0.5"):
+        pets.learner(options, stores[1], TRAIN, seed=0).update(0)
+    learner.model.save_pretrained(tmp_path)
+    again = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    state = {"observation": torch.tensor([[0.0, 1.0, 2.0]]), "member": torch.tensor([-1])}
+    with torch.no_grad():
+        step = again.step(state, torch.tensor([[1.0]]), torch.Generator().manual_seed(0))
+    assert float(step.reward) == pytest.approx(-(np.pi**2 / 4 + 0.4 + 0.001), abs=1e-4)
+    assert not bool(step.terminated)
