@@ -13,6 +13,8 @@ from its own loss; what one part hands to the next is whole numbers, through whi
 - A pass of training holds each frame twice: as it is, for those that come after it, and as a draft with some of its
   tokens masked. So every frame is learned from a context without masks, which is what it has in play (in Genie the
   context is masked, too), and the frames that nothing is asked of are never masked, the first among them.
+- What a token is to the dynamics follows from its point in the codebook, so that tokens which look alike are alike from
+  the start, and a codebook that still moves takes nothing away that was learned.
 - A token enters with what stood at its place in the frame before, masked or not, so that a world that stands still is
   nothing to be learned.
 - Training and play use one `forward`; the cache of past frames is exact, so a step costs one frame's tokens, a few
@@ -155,12 +157,14 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.tokenizer = FrameTokenizer(colours, (high, wide), squares)
         self.latent = LatentActionModel(colours, **dataclasses.asdict(inferring))
         self.embed = nn.Embedding(squares.codes + 1, width)
+        self.meaning = nn.Linear(self.tokenizer.quantise.width, width, bias=False)
         self.stood = nn.Linear(width, width, bias=False)
         self.act = nn.Embedding(self.latent.codes + 1, width)
         self.dynamics = FrameTransformer(self.tokenizer.rows, self.tokenizer.columns, layers, width, heads, span)
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(squares.codes))
-        nn.init.normal_(self.embed.weight, std=width**-0.5)
+        nn.init.normal_(self.embed.weight, std=0.1 * width**-0.5)
+        nn.init.normal_(self.meaning.weight, std=(self.tokenizer.quantise.width * width) ** -0.5)
         nn.init.eye_(self.stood.weight)
 
     @property
@@ -203,9 +207,11 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         frames = torch.arange(tokens.shape[1], device=tokens.device)
         times = frames if times is None else times
         draft = torch.zeros_like(frames, dtype=torch.bool) if draft is None else draft
-        entering = self.embed(tokens) + self.stood(self.embed(stood))
+        known = self.embed.weight[:-1] + self.meaning(self.tokenizer.quantise.points)
+        table = torch.cat((known, self.embed.weight[-1:]))
+        entering = F.embedding(tokens, table) + self.stood(F.embedding(stood, table))
         x, keys, values = self.dynamics(entering, self.act(codes), past, times, draft)
-        logits: Tensor = F.linear(self.norm(x), self.embed.weight[:-1], self.bias)
+        logits: Tensor = F.linear(self.norm(x), known, self.bias)
         return logits, keys, values
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -230,7 +236,7 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         surprise = F.cross_entropy(said[asked].float(), tokens[:, 1:][asked], reduction="sum")
         parts["tokens"] = surprise / asked.sum().clamp_min(1)
         figures = {f"loss_{name}": part.detach() for name, part in parts.items()}
-        figures |= {"codes_in_use": in_use, "tokens_in_use": (self.tokenizer.quantise.chosen > 0).sum()}
+        figures |= {"codes_in_use": in_use, "tokens_in_use": self.tokenizer.quantise.in_use}
         return torch.stack(list(parts.values())).sum(), figures
 
     def _drafted(self, tokens: Tensor, drafts: Tensor, codes: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """A tokenizer of frames: each square of pixels to one of a few hundred tokens, and tokens back to a frame.
 
-The encoder sees no more than the square (an MLP of its pixels), the decoder sees its neighbours, too. So a token is a
-function of its own pixels: what stands still keeps its token whatever moves beside it, in every frame and every window,
-and those that are to foretell tokens have nothing but the world to foretell. (Genie's own tokenizer is a transformer
-over space and time; what its tokens say of a square depends on all that came before.)
+Tokens are the codes of a codebook of squares (`seqwm.nn.vector_quantiser`), each square the nearest one. A decoder,
+which sees the neighbours of a square too, adds what its code does not say.
 
-What the encoder says of a square is standardised over the batch, so that it cannot run away from its code, and takes
-the nearest of a codebook (`seqwm.nn.vector_quantiser`).
+There is no encoder to be learned before the codebook, as a VQ-VAE has one, and Genie a transformer over space and time.
+So a token is a function of its own pixels: what stands still keeps its token whatever moves beside it, in every frame
+and every window, and the codebook stands after some tens of batches, where one that follows a moving encoder would go
+on renaming what those who read tokens have learned.
 """
 
 from __future__ import annotations
@@ -27,17 +27,15 @@ class TokenizerOptions:
     Attributes:
         patch: pixels along each side of the square that becomes a token.
         codes: how many tokens there are.
-        numbers: of a token's point.
-        width: channels.
+        width: channels of the decoder.
     """
 
     patch: int = 4
     codes: int = 512
-    numbers: int = 16
     width: int = 64
 
     def __post_init__(self) -> None:
-        for name, least in (("patch", 1), ("codes", 2), ("numbers", 1), ("width", 1)):
+        for name, least in (("patch", 1), ("codes", 2), ("width", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
 
@@ -53,17 +51,14 @@ class FrameTokenizer(nn.Module):
 
     def __init__(self, colours: int, size: tuple[int, int], options: TokenizerOptions) -> None:
         super().__init__()
-        self.patch, width = options.patch, options.width
-        self.rows, self.columns = size[0] // self.patch, size[1] // self.patch
-        pixels = colours * self.patch**2
-        self.enter = nn.Sequential(
-            nn.Conv2d(pixels, 2 * width, 1), nn.SiLU(), nn.Conv2d(2 * width, 2 * width, 1), nn.SiLU(),
-            nn.Conv2d(2 * width, options.numbers, 1), nn.BatchNorm2d(options.numbers, affine=False),
-        )  # fmt: skip
-        self.quantise = VectorQuantiser(options.codes, options.numbers)
-        self.leave = nn.Sequential(
-            nn.Conv2d(options.numbers, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, 2 * width, 1), nn.SiLU(),
-            nn.Conv2d(2 * width, pixels, 1),
+        self.patch, self.rows, self.columns = options.patch, size[0] // options.patch, size[1] // options.patch
+        pixels = colours * options.patch**2
+        self.quantise = VectorQuantiser(options.codes, pixels)
+        last = nn.Conv2d(options.width, pixels, 1, bias=False)
+        nn.init.zeros_(last.weight)
+        self.add = nn.Sequential(
+            nn.Conv2d(pixels, options.width, 3, padding=1), nn.SiLU(), nn.Conv2d(options.width, options.width, 1),
+            nn.SiLU(), last,
         )  # fmt: skip
 
     @property
@@ -81,22 +76,24 @@ class FrameTokenizer(nn.Module):
 
         In training the codebook follows what it sees.
         """
-        points, tokens = self.quantise(self.enter(F.pixel_unshuffle(frames, self.patch)).movedim(1, -1))
+        points, tokens = self.quantise(F.pixel_unshuffle(frames, self.patch).movedim(1, -1))
         return self._drawn(points), tokens.flatten(1)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Tokens int64 [..., N] of frames [..., C, H, W]."""
-        tokens: Tensor = self(frames.flatten(0, -4))[1].unflatten(0, frames.shape[:-3])
-        return tokens
+        _, tokens = self.quantise(F.pixel_unshuffle(frames.flatten(0, -4), self.patch).movedim(1, -1))
+        all_tokens: Tensor = tokens.flatten(1).unflatten(0, frames.shape[:-3])
+        return all_tokens
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Frames [..., C, H, W] of tokens int64 [..., N]."""
-        points = self.quantise.values(tokens.reshape(-1, self.rows, self.columns))
+        points = self.quantise.points[tokens.reshape(-1, self.rows, self.columns)]
         frames: Tensor = self._drawn(points).unflatten(0, tokens.shape[:-1])
         return frames
 
     def _drawn(self, points: Tensor) -> Tensor:
-        drawn: Tensor = F.pixel_shuffle(self.leave(points.movedim(-1, 1)), self.patch)
+        squares = points.movedim(-1, 1)
+        drawn: Tensor = F.pixel_shuffle(squares + self.add(squares), self.patch)
         return drawn.float()

@@ -20,7 +20,7 @@ from seqwm.training.supervised import SupervisedLearner
 from tests.fakes.frames import moving_logs, shaded_logs
 
 SMALL = Options(
-    tokens=TokenizerOptions(patch=4, codes=16, numbers=4, width=8),
+    tokens=TokenizerOptions(patch=4, codes=16, width=8),
     actions=LatentOptions(channels=(16,), width=16, context=1),
     context=4, span=3, layers=2, width=16, heads=2, steps=2,
 )  # fmt: skip
@@ -192,7 +192,7 @@ def test_steps_and_temperature_travel_with_the_weights(tmp_path):
 def test_it_finds_the_moves_of_a_world_from_frames_alone_and_obeys_them():
     store = moving_logs()
     options = dataclasses.replace(
-        SMALL, tokens=TokenizerOptions(patch=2, codes=32, numbers=8, width=32),
+        SMALL, tokens=TokenizerOptions(patch=2, codes=32, width=32),
         actions=LatentOptions(channels=(16,), width=32, context=1), width=32, context=3, span=2,
     )  # fmt: skip
     torch.manual_seed(0)
