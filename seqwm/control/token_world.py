@@ -70,7 +70,9 @@ class TokenWorld:
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None = None) -> Step:
         """Reward, end and next observation, drawn with the generator, or the likeliest codes without one.
 
-        Where a termination penalty was trained in place of the last reward, the mean of the rewards it hides is given.
+        *Stop* stands in place of the last observation, which a transition does not hold; given is the likeliest one
+        otherwise. Where a termination penalty was trained in place of the last reward, the mean of the rewards that it
+        hides is given.
         """
         network, layout, stop = self.network, self.network.layout, self.network.tokenizer.codes
         full = state["rows"] == self.length
@@ -98,13 +100,14 @@ class TokenWorld:
         dropped = (rows == self.length).long()  # where it slides, the oldest transition makes room
         codes = torch.where(dropped[:, None, None].bool(), codes.roll(-1, dims=1), codes)
         present = rows - dropped
-        terminated = torch.zeros_like(full)
         codes[lanes, present] = 0
         for column in range(layout.observation):
             token = _draw(logits, generator)
-            terminated |= token[:, 0] == stop
-            codes[lanes, present, column] = token[:, 0] % stop
-            logits = network.extend(memory, token % stop, column)
+            if column == 0:  # an end shows what is likeliest to be seen where there is none
+                terminated = token[:, 0] == stop
+                token = torch.where(token == stop, logits[..., :-1].argmax(-1), token)
+            codes[lanes, present, column] = token[:, 0]
+            logits = network.extend(memory, token, column)
 
         everything = torch.cat([before, cache.levels[-1].content.unflatten(2, (-1, heads))], -2)
         places = slots + (dropped * (layout.columns - 1))[:, None]

@@ -512,9 +512,11 @@ def test_steps_with_a_cache_are_steps_of_the_whole_sequence(positions: str, samp
             logits = torch.stack([model(past[None])[0][before] for past in pasts])
             drawn = torch.multinomial(logits.softmax(-1), 1, generator=again)[:, 0] if sampled else None
             token = logits.argmax(-1) if drawn is None else drawn
-            ended |= token == model.config.codes
+            stopped = token == model.config.codes
+            ended |= stopped
+            token = torch.where(stopped, logits[:, :-1].argmax(-1), token)
             for lane, past in enumerate(pasts):
-                past[row, column] = token[lane] % model.config.codes
+                past[row, column] = token[lane]
         step = model.step(state, action, generator)
         state = step.state
         assert torch.equal(step.terminated, ended)
@@ -570,6 +572,19 @@ def test_the_cross_entropy_method_finds_in_it_what_trying_every_plan_finds() -> 
     assert torch.allclose((found.rewards * alive).sum(1), best)
     policy = CEMPolicy(model, spaces, model.window_length, dataclasses.replace(options, candidates=20))
     check_policy(lambda lanes: policy, spaces)
+
+
+def test_the_observation_of_an_end_is_the_likeliest_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, model = make_store(), make_model()
+    state = model.encode(context_of(store))
+    going_on = model.step(state, torch.zeros(5, 2), None)
+    certain = model.possible()
+    certain[6, -1] = 1e6
+    monkeypatch.setattr(model, "possible", lambda: certain)
+    ended = model.step(state, torch.zeros(5, 2), None)
+    assert ended.terminated.all()
+    assert not going_on.terminated.any()
+    assert torch.equal(model.decode(ended.state), model.decode(going_on.state))
 
 
 def test_the_reward_of_an_end_is_the_one_that_the_penalty_hides() -> None:
