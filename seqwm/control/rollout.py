@@ -295,7 +295,7 @@ class Gathering:
         """
         self._played = np.array(state["played"], np.int64)
         self._first[:] = True
-        self._policy_state = state.get("policy") or None
+        self._policy_state = flatten(state.get("policy", {})) or None  # names with slashes came back as trees
         logs = {}
         for number, parts in state.get("lanes", {}).items():
             observations, actions, rewards = (

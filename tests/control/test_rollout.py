@@ -8,6 +8,7 @@ from seqwm.control.collect import collect
 from seqwm.control.policies import RandomPolicy
 from seqwm.control.rollout import Gathering, gather, play
 from seqwm.core.errors import DataError, RolloutError
+from seqwm.core.tree import unflatten
 from seqwm.core.types import Spaces
 from seqwm.data.store import TrajectoryStore
 from seqwm.envs.make import make_vector
@@ -196,6 +197,7 @@ def test_episodes_under_way_go_on_in_another_process_as_they_would_have(environm
     for _ in range(33):
         begun.round(policy)
     state = begun.state_dict()
+    state["policy"] = unflatten(state["policy"])  # as a checkpoint gives back names with slashes
     resumed, second, policy = gathering()
     assert resumed.load_state_dict(state) == []
     for _ in range(37):
@@ -217,11 +219,11 @@ class Hashing:
         self.space = space
 
     def initial(self, lanes):
-        return {"sum": torch.zeros(lanes, dtype=torch.float64)}
+        return {"seen/sum": torch.zeros(lanes, dtype=torch.float64)}
 
     def act(self, state, observation, reward, first):
         seen = observation.reshape(len(first), -1).double().sum(1) + torch.where(first, 0.0, reward)
-        total = torch.where(first, 0.0, 0.9 * state["sum"]) + seen
+        total = torch.where(first, 0.0, 0.9 * state["seen/sum"]) + seen
         if hasattr(self.space, "n"):
-            return (total * 1000).long() % int(self.space.n), {"sum": total}
-        return torch.sin(1000 * total)[:, None].float() * float(self.space.high[0]), {"sum": total}
+            return (total * 1000).long() % int(self.space.n), {"seen/sum": total}
+        return torch.sin(1000 * total)[:, None].float() * float(self.space.high[0]), {"seen/sum": total}
