@@ -100,7 +100,7 @@ class DreamEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._terminated, self._truncated = np.zeros(lanes, np.bool_), np.zeros(lanes, np.bool_)
         self._standing = np.ones(lanes, np.bool_)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Tree, dict[str, Any]]:
@@ -130,7 +130,7 @@ class DreamEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._observation = self._seen(self._state)
         return self._observation, {}
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(
         self, actions: Tree
     ) -> tuple[Tree, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
@@ -168,7 +168,7 @@ class DreamEnv(VectorEnv[Any, Any, NDArray[Any]]):
             "generator": self._generator.get_state() if self._generator is not None else None,
         }
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def load_state_dict(self, state: dict[str, Any]) -> Tree:
         """Dream on from what `state_dict` gave; the observations of all lanes."""
         self._state = {name: tensor.to(self._device) for name, tensor in state.get("world", {}).items()} or None

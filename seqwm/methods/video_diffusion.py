@@ -82,6 +82,8 @@ class Options:
         blocks: residual blocks of each level.
         width: features of the condition, and of the network for reward and end.
         unshuffle: pixels along each side that become channels; 1 leaves them.
+        attention: in the middle of the UNet, as DIAMOND has it.
+        group: channels of a group of its norms.
         predict: diffuse the next 'frame', or its 'change' from the last one.
         noise: levels of noise.
         steps: of sampling.
@@ -98,6 +100,8 @@ class Options:
     blocks: int = 1
     width: int = 128
     unshuffle: int = 2
+    attention: bool = False
+    group: int = 16
     predict: Literal["frame", "change"] = "change"
     noise: NoiseOptions = field(default_factory=lambda: NoiseOptions(sigma_max=20.0, log_mean=1.2, log_deviation=1.0))
     steps: int = 3
@@ -108,7 +112,7 @@ class Options:
     ends: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("context", "blocks", "width", "unshuffle", "steps", "rollout"):
+        for name in ("context", "blocks", "width", "unshuffle", "group", "steps", "rollout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 1")
         if not self.channels or min(self.channels) < 1:
@@ -188,6 +192,8 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         blocks: int = 1,
         width: int = 128,
         unshuffle: int = 2,
+        attention: bool = False,
+        group: int = 16,
         predict: str = "change",
         noise: dict[str, float] | None = None,
         steps: int = 3,
@@ -207,7 +213,9 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.embed_context_noise = FourierFeatures(_FEATURES) if context_noise else None
         given = _FEATURES * (2 if context_noise else 1) + context * (self.actions.size + 1)
         self.condition = nn.Sequential(nn.Linear(given, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.unet = UNet((context + 1) * colours, colours, channels, blocks, width, unshuffle)
+        self.unet = UNet(
+            (context + 1) * colours, colours, channels, blocks, width, unshuffle, attention=attention, group=group
+        )
         self.outcome = Outcome(
             context, colours, self.actions.size, width, unshuffle, reward_mean, reward_deviation, end_weight
         )

@@ -108,7 +108,8 @@ class UNet(nn.Module):
     def modulations(self, condition: Tensor) -> Modulations:
         """What the norms are scaled and shifted by under conditions [B, F]; plain norms where a fresh one hears 0."""
         scales, shifts = self.modulate(condition).float().chunk(2, 1)
-        return Modulations((1 + scales).split(self._widths, 1), shifts.split(self._widths, 1))
+        scales, shifts = (one.to(self.enter.weight.dtype) for one in (1 + scales, shifts))
+        return Modulations(scales.split(self._widths, 1), shifts.split(self._widths, 1))
 
     def forward(self, x: Tensor, condition: Tensor | Modulations) -> Tensor:
         """Images [B, C, H, W] and conditions [B, F], or their modulations, to images [B, outputs, H, W]."""
@@ -182,10 +183,12 @@ class Attention(nn.Module):
 
 def adaptive_group_norm(x: Tensor, groups: int, scale: Tensor, shift: Tensor) -> Tensor:
     """A group norm of x [B, C, H, W] times scale plus shift, [B, C] each."""
-    scale, shift = scale.to(x.dtype), shift.to(x.dtype)
-    if len(x) == 1:  # then they are those of a plain norm, and one pass does it
-        return F.group_norm(x, groups, scale[0], shift[0])
-    return torch.addcmul(shift[:, :, None, None], F.group_norm(x, groups), scale[:, :, None, None])
+    if scale.dtype != x.dtype:
+        scale, shift = scale.to(x.dtype), shift.to(x.dtype)
+    # Of one lane they are those of a plain norm, and one pass does it; in float32 a lane comes out as beside others.
+    if x.shape[0] == 1 and x.dtype != torch.float32:
+        return torch.group_norm(x, groups, scale[0], shift[0])
+    return torch.addcmul(shift[:, :, None, None], torch.group_norm(x, groups), scale[:, :, None, None])
 
 
 class FourierFeatures(nn.Module):

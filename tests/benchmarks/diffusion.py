@@ -290,25 +290,23 @@ def play(options: argparse.Namespace, device: torch.device) -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
+            model.outcome.said.bias[1] = -100.0  # nothing ends
         dreams = [make_dream(1, model, store, 10**9, exact=exact) for exact in (True, False)]
         for dream in dreams:
             dream.reset(seed=0)
             for _ in range(3):
-                step(dream)
-        times = [[seconds(lambda dream=dream: step(dream), device) for _ in range(60)] for dream in dreams]
+                dream.step(np.array([0]))
+        times = [
+            [seconds(lambda dream=dream: dream.step(np.array([1])), device) for _ in range(60)] for dream in dreams
+        ]
         rates = [round(1 / statistics.median(one), 1) for one in times]
+        undisturbed = round(1 / statistics.quantiles(times[1], n=10)[0], 1)
         line = {
             "name": f"play-{pixels}", "parameters": sum(p.numel() for p in model.parameters()),
             "sampling_steps": settings.steps, "threads": 1, "unit": "frames/s of one thread", "float32": rates[0],
-            "ours": rates[1], "wanted": wanted,
+            "ours": rates[1], "ours_fastest_tenth": undisturbed, "wanted": wanted,
         }  # fmt: skip
         print(json.dumps(line), flush=True)
-
-
-def step(dream: Any) -> None:
-    dream.step(np.array([1]))
-    if dream._standing.any():
-        dream.reset(seed=0)
 
 
 class DiamondLearner:

@@ -42,6 +42,8 @@ def test_a_recipe_shrunk_to_a_minute_trains_and_evaluates(name, tmp_path, monkey
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(SHARED))
     monkeypatch.setenv("SEQWM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    if recipe.collect and "world" in recipe.collect.environment_options:  # dreams of a world that another recipe makes
+        train(str(recipe.collect.environment_options["world"]).removeprefix("runs/"), small=True)
     out = train(name, small=True, changes=["train.track=[]", "evaluate.replay=false"])
     assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == list(range(20))
     acts = hasattr(find_class(recipe.method), "policy")  # else it is a world that others act in

@@ -29,9 +29,10 @@ def test_every_weight_is_reached_and_the_condition_is_heard():
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_an_adaptive_norm_is_a_group_norm_scaled_and_shifted(lanes):
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_an_adaptive_norm_is_a_group_norm_scaled_and_shifted(lanes, kind):
     torch.manual_seed(0)
-    x, scale, shift = torch.randn(lanes, 32, 5, 5), torch.randn(lanes, 32), torch.randn(lanes, 32)
+    x, scale, shift = (torch.randn(lanes, 32, *sides, dtype=kind) for sides in ((5, 5), (), ()))
     expected = F.group_norm(x, 2) * scale[..., None, None] + shift[..., None, None]
     torch.testing.assert_close(adaptive_group_norm(x, 2, scale, shift), expected)
 
