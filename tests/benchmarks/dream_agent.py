@@ -1,12 +1,13 @@
 """How far does an agent get that has only met a dream? The same agent learns in a world of video and in reality.
 
-    python tests/benchmarks/dream_agent.py [--seeds 0 1 2] [--runs runs/dream_agent]
+    python tests/benchmarks/dream_agent.py [--seeds 0 1 2] [--world 0] [--runs runs/dream_agent]
 
 For each seed: a world learns from random play (`recipes/video_diffusion/catch.yaml`); an agent learns in its dreams
 (`stable_baselines/catch-dream`), and the same one in the game (`stable_baselines/catch`), for as many steps. Both play
 200 episodes of the game; the first also as many dreams, each from the first frame of a logged episode: what the dream
 promises beside what reality gives shows how far the agent exploits the model. A JSON line a seed, and at the end one of
-means with 95 % intervals (bootstrap of seeds and, within them, episodes). Runs that are there go on where they stopped.
+means with 95 % intervals (bootstrap of seeds and, within them, episodes). With `--world` all agents dream in the world
+of that seed. Runs that are there are taken as they are, and those that were stopped go on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ from seqwm.run import train
 from seqwm.worlds import open_dream
 
 EPISODES, FIRST = 200, 1000
+
+
+def made(recipe: str, run: Path, changes: list[str]) -> Path:
+    """A run of a recipe, which may be there."""
+    record = run / "run.json"
+    if record.is_file() and json.loads(record.read_text()).get("finished"):
+        return run
+    return train(recipe, run, changes=changes, resume=True)
 
 
 def returns_of(run: Path) -> list[float]:
@@ -62,6 +71,7 @@ def interval(seeds: list[list[float]]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--world", type=int, help="the seed of the one world that all agents dream in")
     parser.add_argument("--game", default="catch", help="the recipes' name")
     parser.add_argument("--environment", default="seqwm/Catch-v0")
     parser.add_argument("--horizon", type=int, default=15, help="steps of the dreams that are measured")
@@ -72,12 +82,14 @@ def main() -> None:
     for seed in options.seeds:
         folder, game = options.runs / f"{options.game}-{seed}", options.game
         changes = [f"seed={seed}", "train.track=[]"]
-        world = train(f"video_diffusion/{game}", folder / "world", changes=changes, resume=True)
+        own = seed if options.world is None else options.world
+        learned = [f"seed={own}", "train.track=[]"]
+        world = made(f"video_diffusion/{game}", options.runs / f"{game}-{own}" / "world", learned)
         dreaming = [*changes, f"collect.environment_options.world={world}"]
-        asleep = train(f"stable_baselines/{game}-dream", folder / "dream", changes=dreaming, resume=True)
-        awake = train(f"stable_baselines/{game}", folder / "reality", changes=changes, resume=True)
+        asleep = made(f"stable_baselines/{game}-dream", folder / "dream", dreaming)
+        awake = made(f"stable_baselines/{game}", folder / "reality", changes)
         returns = promised(world, asleep, options.horizon), returns_of(asleep), returns_of(awake)
-        line: dict[str, Any] = {"name": f"dream-agent-{game}", "seed": seed}
+        line: dict[str, Any] = {"name": f"dream-agent-{game}", "seed": seed, "world": own}
         for name, values in zip(got, returns, strict=True):
             got[name].append(values)
             line[name] = round(float(np.mean(values)), 3)

@@ -29,13 +29,13 @@ SMALL = Options(channels=(16,), width=32, unshuffle=2)
 ALL_REMEDIES = dataclasses.replace(SMALL, context_noise=0.3, play_noise=0.1, rollout=3)
 
 
-def perturbed(options, store):
+def perturbed(options, store, deviation=0.05):
     """A model with weights that do something."""
     torch.manual_seed(0)
     model = build(options, store)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            parameter.add_(deviation * torch.randn_like(parameter))
     return model.eval()
 
 
@@ -52,7 +52,7 @@ def trained(options, store, steps, rate=3e-3, batch_size=32):
 @pytest.mark.parametrize("options", [SMALL, ALL_REMEDIES, dataclasses.replace(SMALL, predict="frame", heun=True)])
 def test_it_keeps_the_contract_of_a_world(options):
     store = shaded_logs()
-    model = perturbed(options, store)
+    model = perturbed(options, store, 0.02)  # wilder weights make of a rounding error another one of 256 levels
     context = store.windows(model.window_length, 6).batch(0)
     assert not context.valid.all()
     check_world_model(model, context, store.spaces)
