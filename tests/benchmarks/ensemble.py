@@ -70,6 +70,7 @@ def main() -> None:
     world, networks = EnsembleWorld(options, "TS-1", *spaces), separate(options)
     ensemble = world.ensemble
     x, y = torch.randn(options.members, ROWS, INPUTS), torch.randn(options.members, ROWS, FEATURES + 2)
+    y[..., -1] = (y[..., -1] > 0).float()  # the end
     parameters = [p for network in networks for p in network.parameters()]
     optimisers = [torch.optim.Adam(some, 1e-3, fused=True) for some in (ensemble.parameters(), parameters)]
 
@@ -80,7 +81,7 @@ def main() -> None:
     def looped() -> None:
         optimisers[1].zero_grad(set_to_none=True)
         for network, rows, target in zip(networks, x, y, strict=True):
-            said = Normals(*network(rows).chunk(2, -1))
+            said = Normals(*network(rows).chunk(2, -1), flags=1)
             said.negative_log_likelihood(target).mean().backward()
         optimisers[1].step()
 
