@@ -65,10 +65,14 @@ def add_data(verbs: Any) -> None:
         kinds, "collect", _collect, "log a policy in an environment",
         "  seqwm data collect CartPole-v1 --policy random --steps 10000 --out logs/random\n"
         "  seqwm data collect Hopper-v5 --policy runs/hopper --target 3000 --steps 50000 --out logs/dt\n"
-        "  seqwm data collect FrozenLake-v1 --option is_slippery=false --steps 10000 --out logs/dry",
+        "  seqwm data collect FrozenLake-v1 --option is_slippery=false --steps 10000 --out logs/dry\n"
+        "  seqwm data collect seqwm/Catch-v0 --policy scripted --random 0.2 --steps 5000 --out logs/catch",
     )  # fmt: skip
     verb.add_argument("environment", help="a registered Gymnasium id")
-    verb.add_argument("--policy", default="random", help="'random', a run folder or a Hub repository")
+    verb.add_argument(
+        "--policy", default="random", help="'random', 'scripted' (a built-in world's), a run folder or a Hub repository"
+    )
+    verb.add_argument("--random", type=float, default=0.0, help="share of actions drawn at random (%(default)s)")
     verb.add_argument("--target", type=float, help="return to ask a return-conditioned policy for")
     verb.add_argument("--steps", type=int, required=True, help="transitions to log")
     verb.add_argument("--out", type=Path, required=True, help="the store to make")
@@ -154,7 +158,12 @@ def _collect(options: argparse.Namespace) -> int:
     from seqwm.control.collect import collect
 
     policy = spaces = None
-    if options.policy != "random":
+    if options.policy == "scripted":
+        from seqwm.control.policies import ScriptedPolicy
+        from seqwm.envs.scripted import scripted_player
+
+        policy = ScriptedPolicy(scripted_player(options.environment))
+    elif options.policy != "random":
         from seqwm.evaluation.evaluate import model_spaces
         from seqwm.hub.load import load_model
 
@@ -164,7 +173,7 @@ def _collect(options: argparse.Namespace) -> int:
         policy = model.policy(targets)
     store = collect(
         options.environment, policy, options.steps, options.out,
-        lanes=options.lanes, seed=options.seed, spaces=spaces, name=options.policy,
+        lanes=options.lanes, seed=options.seed, spaces=spaces, name=options.policy, random=options.random,
         options=dict(_named(text) for text in options.option),
     )  # fmt: skip
     returns = store.returns

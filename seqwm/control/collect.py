@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from seqwm.control.policies import RandomPolicy
+from seqwm.control.policies import Distracted, RandomPolicy
 from seqwm.control.rollout import gather
 from seqwm.core.protocols import Policy
 from seqwm.core.types import Spaces
@@ -27,6 +27,7 @@ def collect(
     spaces: Spaces | None = None,
     options: Mapping[str, Any] | None = None,
     name: str | None = None,
+    random: float = 0.0,
     progress: bool = True,
 ) -> TrajectoryStore:
     """A new store with `steps` transitions of a policy in an environment.
@@ -41,6 +42,7 @@ def collect(
         spaces: those that the policy was made for, where they are not the environment's.
         options: keyword arguments of the environment.
         name: what the provenance calls the policy; its class when None.
+        random: share of the actions that are drawn from the action space instead.
         progress: show a bar.
 
     Raises:
@@ -57,6 +59,7 @@ def collect(
             "environment": environment,
             **({"environment_options": dict(options)} if options else {}),
             "policy": name or ("random" if policy is None else type(policy).__name__),
+            **({"random": random} if random else {}),
             "steps": steps,
             "lanes": vector.num_envs,
             "seed": seed,
@@ -64,6 +67,8 @@ def collect(
         store = TrajectoryStore.create(out, own, provenance=provenance)
         with tqdm(total=steps, desc=f"collect {environment}", unit="step", disable=None if progress else True) as bar:
             acting = policy or RandomPolicy(vector.single_action_space, seed)
+            if random:
+                acting = Distracted(acting, random, vector.single_action_space, seed)
             gather(vector, acting, store, steps, seed=seed, progress=bar)
     finally:
         vector.close()
