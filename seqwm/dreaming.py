@@ -31,7 +31,7 @@ from seqwm.core.spaces import is_image, leaf_spaces, space_from_json
 from seqwm.core.tree import tree_map
 from seqwm.core.types import Spaces
 from seqwm.recipe import Evaluate, measured_in, parse_recipe
-from seqwm.run_folder import write_json
+from seqwm.run_folder import say, write_json
 from seqwm.worlds import logs_of, world_of
 
 if TYPE_CHECKING:
@@ -205,7 +205,11 @@ def _latent(model: Any, store: TrajectoryStore, labels: int, seed: int, out: Pat
     from seqwm.evaluation.action_page import draw_actions
     from seqwm.evaluation.action_report import action_report, has_labels
 
-    if not hasattr(model, "latent") or not has_labels(store):
+    if not hasattr(model, "latent"):
+        return None
+    if not has_labels(store):
+        if store.spaces.action is not None:
+            say(f"{store.path}: codes are not compared with actions {store.spaces.action}, which are no one Discrete")
         return None
     report = action_report(model, store, labels, seed)
     write_json(out / "actions.json", dataclasses.asdict(report))

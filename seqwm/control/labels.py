@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from seqwm.core.errors import DataError, SpaceError
 from seqwm.core.spaces import is_image, leaf_spaces
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Episode, Spaces
+from seqwm.data.problems import Problem
 from seqwm.data.store import TrajectoryStore
 
 _BATCH = 256
@@ -36,8 +38,8 @@ def labelled(
         progress: show a bar.
 
     Raises:
-        DataError: `out` holds something.
-        ValueError: an image of another size than the model's, or an episode of a single frame.
+        DataError: `out` holds something, or an episode is a single frame.
+        SpaceError: an image of another size than the model's.
     """
     _check_frames(model, store)
     provenance = dict(store.provenance) | {
@@ -50,7 +52,8 @@ def labelled(
     for number, episode in enumerate(bar):
         frames = next(iter(flatten(episode.observations).values()))
         if len(frames) < 2:
-            raise ValueError(f"{store.path}: episode {number}: found {len(frames)} frame, expected at least 2")
+            mend = "leave it out"
+            raise DataError([Problem("no-transition", "1 frame", "two at least", mend, str(store.path), number)])
         codes, _ = inferred(model, np.asarray(frames))
         rewards = None if episode.rewards is None else np.asarray(episode.rewards)[: len(codes)]
         kept = {path: np.asarray(leaf)[: len(codes) + 1] for path, leaf in flatten(episode.observations).items()}
@@ -82,6 +85,6 @@ def _check_frames(model: Any, store: TrajectoryStore) -> None:
     found = [tuple(leaf.shape or ()) for leaf in leaves.values() if is_image(leaf)]
     expected = tuple(model.config.observation_space["shape"]) if "shape" in model.config.observation_space else None
     if len(leaves) != 1 or len(found) != 1 or (expected is not None and found[0] != expected):
-        raise ValueError(
+        raise SpaceError(
             f"{store.path}: found frames {found}, expected one of {expected} as the model was trained on; resize them"
         )

@@ -33,9 +33,11 @@ from gymnasium import spaces as gym_spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqwm.core.spaces import leaf_spaces
+from seqwm.core.errors import DataError, SpaceError
+from seqwm.core.spaces import leaf_spaces, space_from_json
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch
+from seqwm.data.problems import Problem
 from seqwm.data.store import TrajectoryStore
 from seqwm.evaluation.video_metrics import judge, psnr
 
@@ -121,20 +123,28 @@ def action_report(
         updates: of the inverse model that is the ceiling.
 
     Raises:
-        ValueError: actions that are not discrete, fewer than five episodes, or fewer steps than labels.
+        SpaceError: actions that are not discrete, or are not those of the logs that the model was trained on.
+        DataError: fewer than five episodes, or fewer steps than labels.
     """
     action = store.spaces.action
     if not isinstance(action, gym_spaces.Discrete):
-        raise ValueError(f"{store.path}: found actions {action}, expected one Discrete to compare codes with")
+        raise SpaceError(f"{store.path}: found actions {action}, expected one Discrete to compare codes with")
+    known = model.config.action_space
+    if known and space_from_json(known) != action:
+        raise SpaceError(
+            f"{store.path}: found labels of {action}, expected {space_from_json(known)} as in the logs that the model "
+            "was trained on; give logs of the same environment"
+        )
     if len(store) < 5:
-        raise ValueError(f"{store.path}: found {len(store)} episodes, expected at least 5 to hold some out")
+        _refuse(store, "too-few-episodes", f"{len(store)} episodes", "5 at least, to hold some out", "give more logs")
     order = np.random.default_rng(seed).permutation(len(store))
     cut = max(1, round(_FITTED * len(store)))
     parts = [_steps(model, store, np.sort(part), seed) for part in (order[:cut], order[cut:])]
     fit, held = parts
     choices = int(action.n)
     if len(fit.codes) < labels:
-        raise ValueError(f"{store.path}: found {len(fit.codes)} whole windows, expected at least the {labels} labels")
+        found, expected = f"{len(fit.codes)} whole windows", f"one for each of {labels} labels"
+        _refuse(store, "too-few-windows", found, expected, "ask for fewer labels, or give more logs")
 
     with torch.enable_grad():
         inverse = judge(
@@ -233,6 +243,10 @@ def mutual_information(table: NDArray[np.int64]) -> float:
     rows, columns = _entropy(joint.sum(1)), _entropy(joint.sum(0))
     mean = (rows + columns) / 2
     return (rows + columns - _entropy(joint.ravel())) / mean if mean > 0 else 0.0
+
+
+def _refuse(store: TrajectoryStore, check: str, found: str, expected: str, mend: str) -> None:
+    raise DataError([Problem(check, found, expected, mend, str(store.path))])
 
 
 @dataclass(frozen=True, slots=True)

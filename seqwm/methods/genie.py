@@ -42,7 +42,7 @@ from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.frame_transformer import FrameTransformer
 from seqwm.nn.frames import from_bytes, image_of, to_bytes
-from seqwm.nn.latent_action_model import LatentActionModel, weight_of_change
+from seqwm.nn.latent_action_model import LatentActionModel, check_lengths, weight_of_change
 from seqwm.nn.masked_tokens import fill_in, training_mask
 from seqwm.nn.space_time import Past
 from seqwm.tokenizers.frames import FrameTokenizer, TokenizerOptions
@@ -102,14 +102,9 @@ def build(options: Options, store: TrajectoryStore) -> Genie:
 
     Raises:
         SpaceError: no image, more than one, or one that patches do not fit.
-        ValueError: no episode holds enough frames.
+        DataError: no episode holds enough frames.
     """
-    needed, longest = options.actions.context + 1, int(store.lengths.max(initial=0))
-    if longest < needed:
-        raise ValueError(
-            f"{store.path}: the longest episode has {longest} steps, expected {needed} for actions.context "
-            f"{options.actions.context}; give longer clips, or lower model.actions.context"
-        )
+    check_lengths(store, options.actions.context, "model.actions.context")
     action = store.spaces.action
     model: Genie = Genie(
         observation_space=space_to_json(store.spaces.observation),

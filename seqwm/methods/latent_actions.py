@@ -32,7 +32,7 @@ from seqwm.core.tree import unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.finite_scalar import FiniteScalar
 from seqwm.nn.frames import Recent, at_levels, from_bytes, image_of, to_bytes
-from seqwm.nn.latent_action_model import LatentActionModel
+from seqwm.nn.latent_action_model import LatentActionModel, check_lengths
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -74,15 +74,9 @@ def build(options: Options, store: TrajectoryStore) -> LatentActions:
 
     Raises:
         SpaceError: no image, more than one, or one whose sides cannot be halved as often as `channels` asks.
-        ValueError: no episode holds enough frames.
+        DataError: no episode holds enough frames.
     """
-    needed = options.context + 1
-    longest = int(store.lengths.max(initial=0))
-    if longest < needed:
-        raise ValueError(
-            f"{store.path}: the longest episode has {longest} steps, expected {needed} for context {options.context}; "
-            "give longer clips, or lower model.context"
-        )
+    check_lengths(store, options.context)
     action = store.spaces.action
     model: LatentActions = LatentActions(
         observation_space=space_to_json(store.spaces.observation),

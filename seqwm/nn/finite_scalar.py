@@ -24,27 +24,29 @@ class FiniteScalar(nn.Module):
         ValueError: fewer than two levels.
     """
 
-    highest: Tensor
-    place: Tensor
-
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         if not levels or min(levels) < 2:
             raise ValueError(f"levels: found {list(levels)}, expected one number of at least 2 for each coordinate")
         self.size = math.prod(levels)
-        self.register_buffer("highest", torch.tensor([level - 1 for level in levels]), persistent=False)
-        places = [math.prod(levels[:number]) for number in range(len(levels))]
-        self.register_buffer("place", torch.tensor(places), persistent=False)
+        self._levels = tuple(levels)
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The highest digit and the place value of each coordinate; no buffers, which a loaded model would lack."""
+        places = [math.prod(self._levels[:number]) for number in range(len(self._levels))]
+        return torch.tensor(self._levels, device=device) - 1, torch.tensor(places, device=device)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors [..., D] of any size to points in -1 .. 1, float32 [..., D], and their codes, int64 [...]."""
+        highest, place = self._constants(x.device)
         bounded = x.float().tanh()
-        digits = ((bounded + 1) / 2 * self.highest).round()
-        points = digits / self.highest * 2 - 1
-        code: Tensor = (digits.long() * self.place).sum(-1)
+        digits = ((bounded + 1) / 2 * highest).round()
+        points = digits / highest * 2 - 1
+        code: Tensor = (digits.long() * place).sum(-1)
         return bounded + (points - bounded).detach(), code
 
     def values(self, code: Tensor) -> Tensor:
         """The point of each code, float32 [..., D]."""
-        digits = code.unsqueeze(-1) // self.place % (self.highest + 1)
-        return digits.float() / self.highest * 2 - 1
+        highest, place = self._constants(code.device)
+        digits = code.unsqueeze(-1) // place % (highest + 1)
+        return digits.float() / highest * 2 - 1

@@ -38,14 +38,20 @@ class InverseDynamics(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames [B, F, C, H, W] in -1 .. 1 to features [B, outputs]."""
+        out: Tensor = self.leave(self.pooled(frames))
+        return out
+
+    def pooled(self, frames: Tensor) -> Tensor:
+        """The largest and the mean over all places, [B, 2 width], of which the outputs are a linear map."""
         change = frames[:, -1] - frames[:, -2]
         if self.only_changes:
             near = 2 * self.unshuffle + 1
             changed = (change.abs().amax(1, keepdim=True) > CHANGED).float()
-            frames = frames * F.max_pool2d(changed, near, stride=1, padding=near // 2)[:, None]
+            for kernel in ((near, 1), (1, near)):  # the same as both at once, and much less work
+                changed = F.max_pool2d(changed, kernel, stride=1, padding=(kernel[0] // 2, kernel[1] // 2))
+            frames = frames * changed[:, None]
         x = torch.cat((frames.flatten(1, 2), change), 1)
         x = F.relu(self.enter(F.pixel_unshuffle(x, self.unshuffle).contiguous(memory_format=torch.channels_last)))
         for convolution in self.convolutions:
             x = F.relu(convolution(x))
-        out: Tensor = self.leave(torch.cat((x.amax((2, 3)), x.mean((2, 3))), -1))
-        return out
+        return torch.cat((x.amax((2, 3)), x.mean((2, 3))), -1)

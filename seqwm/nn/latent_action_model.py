@@ -20,14 +20,20 @@ action that each code stands for (`seqwm.evaluation.action_report` fits them), a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from seqwm.core.errors import DataError, SpaceError
+from seqwm.data.problems import Problem
 from seqwm.nn.finite_scalar import FiniteScalar
 from seqwm.nn.frames import from_bytes
 from seqwm.nn.inverse_dynamics import CHANGED, InverseDynamics
 from seqwm.nn.unet import UNet
+
+if TYPE_CHECKING:
+    from seqwm.data.store import TrajectoryStore
 
 
 class LatentActionModel(nn.Module):
@@ -86,14 +92,19 @@ class LatentActionModel(nn.Module):
         change: Tensor = self.forward_model(frames.flatten(1, 2), self.condition(point))
         return frames[:, -1] + change.float()
 
-    def loss(self, frames: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(self, frames: Tensor, whole: Tensor, *, told: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted squared error of the last of frames [B, reach, C, H, W], over those that are `whole` (bool [B]).
+
+        Unless the forward model is `told` the code, it learns what follows by itself. Codes that are there from the
+        start may be spent on that, on what moves most.
 
         Returns:
             The loss, the code of each step, int64 [B], and how many codes are in use, of the batch.
         """
         before, after = frames[:, :-1], frames[:, -1]
         _, point, code = self(frames)
+        if not told:
+            point = torch.zeros_like(point)
         weight = weight_of_change(before[:, -1], after, self.change_weight)
         error = (weight * (self.foretell(before, point) - after).square()).mean((1, 2, 3))
         loss = (error * whole).sum() / whole.sum().clamp_min(1)
@@ -110,18 +121,31 @@ class LatentActionModel(nn.Module):
         """The code that stands for each true action with the most confidence, int64 [...].
 
         Raises:
-            ValueError: no code stands for one of them.
+            SpaceError: no code stands for one of them.
         """
         fits = self.mapped_action == action.unsqueeze(-1)
         if not bool(fits.any(-1).all()):
             missing = sorted(set(action[~fits.any(-1)].tolist()))
             known = sorted(set(self.mapped_action[self.mapped_action >= 0].tolist()))
-            raise ValueError(
+            raise SpaceError(
                 f"no code stands for the actions {missing}, expected some of {known}; fit the map with more labels "
                 "(`seqwm dream RUN --labels 128`), or train longer"
             )
         chosen: Tensor = torch.where(fits, self.mapped_confidence, -1.0).argmax(-1)
         return chosen
+
+
+def check_lengths(store: TrajectoryStore, context: int, option: str = "model.context") -> None:
+    """Refuse a store none of whose episodes holds `context` frames and one more; `option` is what says how many.
+
+    Raises:
+        DataError: saying how many there are.
+    """
+    longest = int(store.lengths.max(initial=0))
+    if longest <= context:
+        found, expected = f"{longest} steps in the longest episode", f"{context + 1} for {option} {context}"
+        mend = f"give longer clips, or lower {option}"
+        raise DataError([Problem("short-episodes", found, expected, mend, str(store.path))])
 
 
 def weight_of_change(before: Tensor, after: Tensor, change_weight: float) -> Tensor:

@@ -96,3 +96,16 @@ def test_a_folder_of_clips_is_enough_to_begin(logs, tmp_path, capsys):
     assert not (out / "dream" / "actions.json").exists()  # nothing tells what was really done
     assert main(["data", "label", str(out), f"video:{clips}", "--out", str(tmp_path / "labelled")]) == 0
     assert load(str(tmp_path / "labelled")).spaces.action.n == 8
+
+
+def test_what_cannot_be_learned_from_is_refused_in_a_line_that_names_it_and_the_mend(logs, run, tmp_path, capsys):
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(RECIPE.replace("SOURCE", str(logs)).replace("width: 16", "width: 16, context: 80"))
+    assert main(["train", str(recipe), "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert f"{logs}: [short-episodes] found " in said
+    assert "expected 81 for model.context 80; give longer clips, or lower model.context" in said
+    other = tmp_path / "large"
+    collect("seqwm/Sprite-v0", None, 60, other, seed=0, options={"pixels": 32}, progress=False)
+    assert main(["data", "label", str(run), str(other), "--out", str(tmp_path / "labelled")]) == 1
+    assert "found frames [(32, 32, 3)], expected one of (16, 16, 3)" in capsys.readouterr().err

@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
+from seqwm.core.errors import DataError, SpaceError
 from seqwm.core.protocols import Step
+from seqwm.core.spaces import space_to_json
 from seqwm.evaluation.action_page import draw_actions
 from seqwm.evaluation.action_report import action_report, ask_for, fitted_map, mutual_information
 from seqwm.nn.finite_scalar import FiniteScalar
@@ -22,6 +25,7 @@ class Told:
 
     def __init__(self, fault=None):
         self.fault, self.image, self.window_length, self.device = fault, "", 2, torch.device("cpu")
+        self.config = SimpleNamespace(action_space=space_to_json(STORE.spaces.action))
         self.latent = SimpleNamespace(
             codes=8, reach=2, unshuffle=1, quantise=FiniteScalar((2, 2, 2)), infer=self.infer,
             mapped_action=torch.zeros(8, dtype=torch.int64), mapped_confidence=torch.zeros(8),
@@ -101,7 +105,11 @@ def test_a_map_takes_majorities_and_gives_a_tie_to_an_action_that_no_other_code_
 
 
 def test_actions_that_are_not_discrete_and_too_few_episodes_are_refused():
-    with pytest.raises(ValueError, match="found actions None, expected one Discrete"):
+    with pytest.raises(SpaceError, match="found actions None, expected one Discrete"):
         action_report(Told(), shaded_logs(actions=False))
-    with pytest.raises(ValueError, match="found 3 episodes, expected at least 5"):
+    other = Told()
+    other.config.action_space = space_to_json(spaces.Discrete(7))
+    with pytest.raises(SpaceError, match=r"found labels of Discrete\(4\), expected Discrete\(7\) as in the logs"):
+        action_report(other, STORE)
+    with pytest.raises(DataError, match="found 3 episodes; expected 5 at least"):
         action_report(Told(), shaded_logs(episodes=3))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from seqwm.core.errors import SpaceError
+from seqwm.core.errors import DataError, SpaceError
 from seqwm.core.types import Spaces
 from seqwm.evaluation.action_report import action_report
 from seqwm.methods.genie import LatentOptions, Options, build
@@ -209,7 +209,7 @@ def test_it_finds_the_moves_of_a_world_from_frames_alone_and_obeys_them():
 def test_clips_that_are_shorter_than_the_context_are_refused():
     options = dataclasses.replace(SMALL, actions=LatentOptions(channels=(16,), width=16, context=3))
     with pytest.raises(
-        ValueError, match=r"the longest episode has 2 steps, expected 4 for actions.context 3; give longer clips"
+        DataError, match=r"found 2 steps .*; expected 4 for model\.actions\.context 3; give longer clips"
     ):
         build(options, shaded_logs(steps=2))
 

@@ -10,10 +10,12 @@ import torch
 from gymnasium import spaces
 
 from seqwm.control.labels import labelled
+from seqwm.core.errors import DataError, SpaceError
 from seqwm.core.types import Episode, Spaces
 from seqwm.data.store import TrajectoryStore
 from seqwm.evaluation.action_report import action_report
 from seqwm.methods.latent_actions import Options, build
+from seqwm.nn.latent_action_model import weight_of_change
 from seqwm.testing import check_world_model
 from seqwm.training.options import TrainOptions
 from seqwm.training.supervised import SupervisedLearner
@@ -60,6 +62,18 @@ def test_video_without_actions_trains_the_same_weights_as_video_with_them():
         weights.append(learner.trained().state_dict())
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name
+
+
+def test_a_forward_model_that_is_told_no_code_learns_and_the_inverse_model_does_not():
+    model = perturbed(shaded_logs()).train().latent
+    frames = torch.rand(8, 2, 3, 8, 8) * 2 - 1
+    model.loss(frames, torch.ones(8).bool(), told=False)[0].backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.inverse.parameters())
+    assert any(p.grad.any() for p in model.forward_model.parameters())
+    unknown = model.foretell(frames[:, :1], torch.zeros(8, 3))
+    told, _, _ = model.loss(frames, torch.ones(8).bool(), told=False)
+    weight = weight_of_change(frames[:, 0], frames[:, 1], model.change_weight)
+    torch.testing.assert_close(told, (weight * (unknown - frames[:, 1]).square()).mean())
 
 
 @pytest.mark.parametrize("options", [SMALL, dataclasses.replace(SMALL, context=3, levels=(3, 2), unshuffle=2)])
@@ -121,7 +135,7 @@ def test_a_true_action_is_done_by_the_code_that_stands_for_it_with_most_confiden
     model.latent.mapped_action.copy_(torch.tensor([2, 0, -1, 2, 1, -1, 0, 0]))
     model.latent.mapped_confidence.copy_(torch.tensor([0.5, 0.9, 0.0, 0.7, 1.0, 0.0, 0.95, 0.1]))
     assert model.latent.code_of(torch.tensor([0, 1, 2])).tolist() == [6, 4, 3]
-    with pytest.raises(ValueError, match=r"no code stands for the actions \[3\], expected some of \[0, 1, 2\]"):
+    with pytest.raises(SpaceError, match=r"no code stands for the actions \[3\], expected some of \[0, 1, 2\]"):
         model.latent.code_of(torch.tensor([1, 3]))
 
 
@@ -134,7 +148,7 @@ def test_the_map_travels_with_the_weights(tmp_path):
 
 def test_clips_that_are_shorter_than_the_context_are_refused():
     with pytest.raises(
-        ValueError, match="the longest episode has 2 steps, expected 4 for context 3; give longer clips"
+        DataError, match=r"found 2 steps in the longest episode; expected 4 for model\.context 3; give longer"
     ):
         build(dataclasses.replace(SMALL, context=3), shaded_logs(steps=2))
 
@@ -173,5 +187,5 @@ def test_the_last_action_of_a_log_without_a_final_observation_cannot_be_seen():
 
 
 def test_frames_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"found frames \[\(16, 16, 3\)\], expected one of \(8, 8, 3\)"):
+    with pytest.raises(SpaceError, match=r"found frames \[\(16, 16, 3\)\], expected one of \(8, 8, 3\)"):
         labelled(perturbed(shaded_logs()), shaded_logs(pixels=16), progress=False)
