@@ -47,6 +47,11 @@ PLAYED = {
     "world_models": (
         "world_models/catch", ["collect.prefill=400", "train.steps=200", "model.population=8", "model.dreams=4"],
     ),
+    "lapo": (
+        "lapo/catch",
+        ["train.steps=10", "model.video_share=0.2", "model.imitate_share=0.2", "model.practice_rate=0.03",
+         "model.practice_steps=64", "model.practice_lanes=4", "evaluate.episodes=4"],
+    ),
 }  # fmt: skip
 """Of methods that learn while they act: a recipe, and what makes it short."""
 METHODS = [*SMALL, *PENDULUM, *PLAYED]
