@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from seqwm.nn.rms_layers import rms_layers
 
 Norm = Literal["rms", "layer", "none"]
 Activation = Literal["silu", "elu"]
@@ -32,6 +34,11 @@ def normalisation(kind: Norm, width: int) -> nn.Module:
 def activate(x: Tensor, kind: Activation) -> Tensor:
     """The activation of that name."""
     return F.silu(x) if kind == "silu" else F.elu(x)
+
+
+def norm_is_written_out(norm: Norm, activation: Activation, x: Tensor) -> bool:
+    """Whether `seqwm.nn.rms_layers` has what takes x through this norm and activation."""
+    return norm == "rms" and activation == "silu" and x.device.type == "cpu"
 
 
 @torch.no_grad()
@@ -100,11 +107,18 @@ class Layer(nn.Module):
         super().__init__()
         self.linear = Linear(inputs, width)
         self.norm = normalisation(norm, width)
+        self.kind: Norm = norm
         self.activation: Activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., width]."""
+        if norm_is_written_out(self.kind, self.activation, x):
+            return rms_layers(x, [self.parts()], EPSILON["rms"])
         return activate(self.norm(self.linear(x)), self.activation)
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight, bias, and the norm's gain."""
+        return self.linear.weight, self.linear.bias, self.norm.weight  # type: ignore[return-value]
 
 
 class MLP(nn.Module):
@@ -133,5 +147,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
+        first: Any = self.hidden[0]
+        if norm_is_written_out(first.kind, first.activation, x):
+            output = (self.output.weight, self.output.bias) if isinstance(self.output, Linear) else None
+            return rms_layers(x, [layer.parts() for layer in self.hidden], EPSILON["rms"], output)  # type: ignore
         out: Tensor = self.output(self.hidden(x))
         return out

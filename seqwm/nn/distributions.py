@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch import Tensor
 
 BINS = 255
 _LARGEST = 20.0
+_ROWS = 1024
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -48,13 +50,40 @@ def two_hot_weights(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def two_hot_loss(logits: Tensor, *targets: Tensor, bins: Tensor) -> Tensor:
-    """Cross entropy between two-hot targets [...] and logits [..., 255], summed over targets; none is spread out."""
-    loss = len(targets) * logits.logsumexp(-1)
-    for target in targets:
-        below, weight = two_hot_weights(target, bins)
-        pair = logits.gather(-1, torch.stack([below, below + 1], -1))
-        loss = loss - torch.lerp(pair[..., 0], pair[..., 1], weight)
-    return loss
+    """Cross entropy between two-hot targets [...] and logits [..., 255], summed over targets; none is spread out.
+
+    Gradients reach the logits alone.
+    """
+    below, above = two_hot_weights(torch.stack([target.detach().flatten() for target in targets], 1), bins)
+    loss: Tensor = _CrossEntropy.apply(logits.flatten(0, -2), below, above)
+    return loss.view(logits.shape[:-1])
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Of logits [N, 255] and, of each target, the bin below it and the weight of the one above it, [N, targets].
+
+    In pieces of so many rows that a CPU keeps them near: what is made of them lies in no memory that is new each time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, below: Tensor, above: Tensor) -> Tensor:
+        total = torch.cat([rows.logsumexp(1) for rows in logits.split(_ROWS)])
+        ctx.save_for_backward(logits, total, below, above)
+        ends = torch.lerp(logits.gather(1, below), logits.gather(1, below + 1), above)
+        return below.shape[1] * total - ends.sum(1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, total, below, above = ctx.saved_tensors
+        of_logits, share = torch.empty_like(logits), (below.shape[1] * gradient)[:, None]
+        for out, rows, own, many in zip(
+            *(part.split(_ROWS) for part in (of_logits, logits, total[:, None], share)), strict=True
+        ):
+            torch.sub(rows, own, out=out).exp_().mul_(many)
+        of_logits.scatter_add_(1, below, -gradient[:, None] * (1 - above))
+        of_logits.scatter_add_(1, below + 1, -gradient[:, None] * above)
+        return of_logits, None, None
 
 
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
@@ -62,16 +91,21 @@ def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
 
     Bins of opposite sign are subtracted first, so that equal logits give zero exactly, however large the bins.
     """
-    weights = logits.softmax(-1)
-    half = BINS // 2
-    return (weights[..., half + 1 :] - weights[..., :half].flip(-1)) @ bins[half + 1 :]
+    means, half = [], BINS // 2
+    for rows in logits.flatten(0, -2).split(_ROWS):
+        weights = rows.softmax(-1)
+        means.append((weights[:, half + 1 :] - weights[:, :half].flip(-1)) @ bins[half + 1 :])
+    return torch.cat(means).view(logits.shape[:-1])
 
 
 def mixed(logits: Tensor, uniform: float) -> Tensor:
     """Log-probabilities [..., K] of the categories of logits, mixed with a share of the uniform distribution."""
-    if not uniform:
-        return logits.log_softmax(-1)
-    return torch.log((1 - uniform) * logits.softmax(-1) + uniform / logits.shape[-1])
+    return blended(logits.softmax(-1), uniform).log() if uniform else logits.log_softmax(-1)
+
+
+def blended(probabilities: Tensor, uniform: float) -> Tensor:
+    """Probabilities [..., K] mixed with a share of the uniform distribution."""
+    return (1 - uniform) * probabilities + uniform / probabilities.shape[-1]
 
 
 def straight_through(log_probabilities: Tensor, noise: Tensor | None) -> Tensor:
@@ -80,15 +114,36 @@ def straight_through(log_probabilities: Tensor, noise: Tensor | None) -> Tensor:
     `noise`, uniform [...], chooses the category in whose stretch of the cumulative probability it lies; without it, the
     likeliest is chosen.
     """
-    classes = log_probabilities.shape[-1]
     probabilities = log_probabilities.exp()
-    if noise is None:
-        chosen = log_probabilities.argmax(-1)
-    else:
-        heights = probabilities.detach()[..., :-1].cumsum(-1)
-        chosen = (heights <= noise[..., None]).sum(-1)
-    hot = (chosen[..., None] == torch.arange(classes, device=chosen.device)).to(probabilities.dtype)
+    hot = one_hot(probabilities.detach(), noise)
     return hot + (probabilities - probabilities.detach()) if probabilities.requires_grad else hot
+
+
+def one_hot(probabilities: Tensor, noise: Tensor | None) -> Tensor:
+    """Samples [..., K] of probabilities [..., K], chosen as `straight_through` says."""
+    if noise is None:
+        chosen = probabilities.argmax(-1)
+    else:
+        chosen = (probabilities[..., :-1].cumsum(-1) <= noise[..., None]).sum(-1)
+    classes = torch.arange(probabilities.shape[-1], device=chosen.device)
+    return (chosen[..., None] == classes).to(probabilities.dtype)
+
+
+def drawn(logits: Tensor, uniform: float, noise: Tensor | None) -> Tensor:
+    """`straight_through(mixed(logits, uniform), noise)` without gradients, in a third of the time.
+
+    Classes come first in memory, so that a CPU's vectors run over the many samples and not over the few classes.
+    """
+    classes = logits.shape[-1]
+    if noise is None:
+        return one_hot(logits, None)
+    x = logits.flatten(0, -2).t().contiguous()
+    heights = (x - x.amax(0)).exp_().cumsum(0)
+    beneath = torch.arange(1, classes, device=x.device)[:, None] * (uniform / classes)
+    levels = (noise.flatten() - beneath) * (heights[-1] / (1 - uniform))
+    passed = F.pad((heights[:-1] <= levels).to(x.dtype), (0, 0, 1, 1))  # 1 of all categories up to the one before
+    passed[0] = 1.0
+    return (passed[:-1] - passed[1:]).t().reshape(logits.shape)
 
 
 def categorical_kl(p: Tensor, q: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ nothing led to it: h, z and the action before are zeros, whatever they were give
 
 **What is notable.** All that depends on the observation and the action alone is computed for all T rows at once; noise
 is drawn before the loop; the prior is read off h after it. So the loop over T holds little more than the recurrence.
+V3's is written out for a CPU besides, with its backward pass (`seqwm.nn.block_cell`); the loop here says what it does.
 
 Shapes: B batch, T time, D deterministic size, S categorical variables (or normal ones), K classes, Z = S K (or S).
 """
@@ -30,8 +31,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqwm.core.types import State
-from seqwm.nn.dense import Activation, BlockLinear, Layer, Linear, Norm, activate, normalisation
-from seqwm.nn.distributions import categorical_kl, mixed, normal_kl, straight_through
+from seqwm.nn.block_cell import Cell, CellWeights, Observed
+from seqwm.nn.dense import (
+    EPSILON,
+    Activation,
+    BlockLinear,
+    Layer,
+    Linear,
+    Norm,
+    activate,
+    norm_is_written_out,
+    normalisation,
+)
+from seqwm.nn.distributions import categorical_kl, drawn, mixed, normal_kl, straight_through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +156,8 @@ class RSSM(nn.Module):
         keep = (~first).to(embedded.dtype)[..., None]
         driven = self.recurrence.embed_action(actions * keep)
         seen = self.posterior_observation(embedded)
+        if self._written_out(embedded):
+            return self._observed(driven, seen, keep, state, noise)
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(embedded.shape[1]):
             going = keep[:, t]
@@ -153,6 +167,23 @@ class RSSM(nn.Module):
             rows.append((deterministic, stochastic, posterior))
         h, z, q = (torch.stack(parts, 1) for parts in zip(*rows, strict=True))
         return Latents(h, z, q, self.prior(h)), {"deterministic": deterministic, "stochastic": stochastic}
+
+    def _written_out(self, x: Tensor) -> bool:
+        """Whether `seqwm.nn.block_cell` does the recurrence."""
+        o, block = self.options, isinstance(self.recurrence, BlockGRU)
+        return block and bool(o.classes and o.uniform) and norm_is_written_out(o.norm, o.activation, x)
+
+    def _observed(
+        self, driven: Tensor, seen: Tensor, keep: Tensor, state: State, noise: Tensor | None
+    ) -> tuple[Latents, State]:
+        """The same as the loop of `observe`, as one step of autograd."""
+        o, gain = self.options, self.posterior_norm.weight
+        layers = (self.posterior_state, self.posterior_output)
+        (into, into_bias), (out, out_bias) = ((layer.weight, layer.bias) for layer in layers)
+        weights = (*cast(BlockGRU, self.recurrence).weights(), into, into_bias, gain, out, out_bias)
+        start, constants = (state["deterministic"], state["stochastic"]), (o.classes, o.uniform, EPSILON["rms"])
+        h, z, q = Observed.apply(driven, seen, keep, *start, noise, *constants, *weights)
+        return Latents(h, z, q, self.prior(h)), {"deterministic": h[:, -1], "stochastic": z[:, -1]}
 
     def update(self, state: State, embedded: Tensor, action: Tensor, first: Tensor, noise: Tensor | None) -> State:
         """The posterior state after one row: embedded [B, E], action [B, A], first [B], noise of `noise(B)`."""
@@ -166,6 +197,9 @@ class RSSM(nn.Module):
         """The state that follows `action` (features [B, A]) without looking; noise of `noise(B)`."""
         driven = self.recurrence.embed_action(action)
         h = self.recurrence(state["deterministic"], state["stochastic"], driven)
+        if self.options.classes and not torch.is_grad_enabled():
+            raw = self.prior_output(self.prior_hidden(h)).unflatten(-1, (-1, self.options.classes))
+            return {"deterministic": h, "stochastic": drawn(raw, self.options.uniform, noise).flatten(-2)}
         return {"deterministic": h, "stochastic": self._draw(self.prior(h), noise)}
 
     def prior(self, deterministic: Tensor) -> Tensor:
@@ -240,6 +274,12 @@ class BlockGRU(nn.Module):
         self.hidden_norm = normalisation(o.norm, o.deterministic)
         self.gates = BlockLinear(o.deterministic, 3 * o.deterministic, o.blocks)
 
+    def weights(self) -> CellWeights:
+        """All but those of `embed_action`."""
+        layers = (*self.state_in.parts(), *self.stochastic_in.parts())
+        hidden = (self.hidden.weight, self.hidden.bias, cast(Tensor, self.hidden_norm.weight))
+        return CellWeights(*layers, *hidden, self.gates.weight, self.gates.bias)
+
     def embed_action(self, action: Tensor) -> Tensor:
         """What of the cell depends on the action alone, [..., hidden]; actions beyond 1 are scaled back to it."""
         return cast(Tensor, self.action_in(action / action.detach().abs().clamp_min(1)))
@@ -247,6 +287,8 @@ class BlockGRU(nn.Module):
     def forward(self, h: Tensor, z: Tensor, driven: Tensor) -> Tensor:
         """h [B, D], z [B, Z] and the embedded action to the next h."""
         o = self.options
+        if not torch.is_grad_enabled() and norm_is_written_out(o.norm, o.activation, h):
+            return Cell(self.weights(), EPSILON["rms"]).forward(h, z, driven).following
         shared = torch.cat([self.state_in(h), self.stochastic_in(z), driven], -1)
         blocks = h.unflatten(-1, (o.blocks, -1)).transpose(0, 1)
         x = self.hidden(blocks, shared)

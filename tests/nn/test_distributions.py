@@ -144,3 +144,18 @@ def test_the_entropy_of_a_squashed_normal_is_estimated_without_bias():
     exact = float(torch.trapezoid(-log_density.exp() * log_density, grid))
     noise = torch.randn(100_000, 1, generator=torch.Generator().manual_seed(0))
     assert float(distribution.entropy(noise).mean()) == pytest.approx(exact, abs=0.01)
+
+
+def test_draws_without_gradients_are_those_with_them():
+    generator = torch.Generator().manual_seed(0)
+    logits, noise = 3 * torch.randn(50, 7, 4, generator=generator), torch.rand(50, 7, generator=generator)
+    for given in (noise, torch.zeros_like(noise), None):
+        expected = own.straight_through(own.mixed(logits, 0.01), given)
+        torch.testing.assert_close(own.drawn(logits, 0.01, given), expected)
+
+
+def test_the_gradient_of_two_targets_is_that_of_finite_differences():
+    bins = own.two_hot_bins().double()
+    logits = torch.randn(3, 2, 255, dtype=torch.float64, requires_grad=True)
+    targets = [torch.tensor([[0.0, 3.7], [-2e5, 1e9], [0.3, -0.1]], dtype=torch.float64) * sign for sign in (1, -0.5)]
+    assert torch.autograd.gradcheck(lambda x: own.two_hot_loss(x, *targets, bins=bins), logits)
