@@ -10,14 +10,13 @@ from gymnasium import spaces
 
 from seqwm.core.errors import DataError, SpaceError
 from seqwm.core.types import Spaces
-from seqwm.evaluation.action_report import action_report
 from seqwm.methods.genie import LatentOptions, Options, build
 from seqwm.nn.frames import from_bytes, to_bytes
 from seqwm.testing import check_world_model
 from seqwm.tokenizers.frames import TokenizerOptions
 from seqwm.training.options import TrainOptions
 from seqwm.training.supervised import SupervisedLearner
-from tests.fakes.frames import moving_logs, shaded_logs
+from tests.fakes.frames import shaded_logs
 
 SMALL = Options(
     tokens=TokenizerOptions(patch=4, codes=16, width=8),
@@ -186,24 +185,6 @@ def test_steps_and_temperature_travel_with_the_weights(tmp_path):
     assert (there.config.steps, there.config.temperature) == (3, 0.5)
     assert there.latent.mapped_action.tolist() == [2] * 8
     assert torch.equal(there.tokenizer.quantise.points, model.tokenizer.quantise.points)
-
-
-@pytest.mark.learning
-def test_it_finds_the_moves_of_a_world_from_frames_alone_and_obeys_them():
-    store = moving_logs()
-    options = dataclasses.replace(
-        SMALL, tokens=TokenizerOptions(patch=2, codes=32, width=32),
-        actions=LatentOptions(channels=(16,), width=32, context=1), width=32, context=3, span=2,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    train = TrainOptions(steps=500, batch_size=16, learning_rate=3e-3, schedule="cosine", warmup_steps=20)
-    learner = SupervisedLearner(build(options, store), store.windows(4, 16, 0), train, 0)
-    for step in range(train.steps):
-        learner.update(step)
-    found = action_report(learner.trained(), store, labels=16, updates=100)
-    assert found.purity > 0.6
-    assert found.delta_psnr > 2
-    assert found.psnr > found.copied + 2
 
 
 def test_clips_that_are_shorter_than_the_context_are_refused():
