@@ -12,7 +12,7 @@ the codes that it infers from them:
     drift, copied_first    PSNR at each of 15 steps of a dream, and of the frame that it began from
     delta_psnr             what codes drawn at random cost at the first step
     purity, table          of all logged steps: the share of each code's commonest action, and codes beside actions
-    report                 the action report; left out `--without-report`, it takes the longest (`seqwm.evaluation.action_report`)
+    report                 that of `seqwm.evaluation.action_report`; null `--without-report`
 
 `cpu_seconds` are those of training.
 """
