@@ -313,17 +313,15 @@ def evaluate_run(
         asked = [one["target"] for one in json.loads((home / "evaluation.json").read_text())["summaries"]]
         targets = [target for target in asked if target is not None] or None
     given: dict[str, Any] = {
-        "environment": environment,
+        "environment": environment or options.environment or model.config.environment,
         "targets": tuple(targets) if targets is not None else None,
         "episodes": episodes,
         "seed": seed,
         "reference": reference,
     }
     options = dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
-    provenance = {"environment": model.config.environment}
     if (home / "run.json").is_file():
-        provenance |= read_run(home)["data"].get("provenance", {})
-    options = measured_in(options, provenance)
+        options = measured_in(options, read_run(home)["data"].get("provenance", {}))
     if options.environment is None:
         raise UnfitEnvironmentError(
             f"{run_or_repository}: names no environment; give one, for example --env CartPole-v1"
