@@ -208,7 +208,7 @@ def test_ends_that_are_drawn_more_often_weigh_as_much_less():
 @pytest.mark.learning
 def test_where_the_next_frame_is_the_action_alone_the_action_is_not_one_step_off():
     store = shaded_logs(episodes=100)
-    model = trained(SMALL, store, 200)
+    model = trained(SMALL, store, 400)
     held_out = shaded_logs(episodes=30, seed=1)
     given = clips(held_out, model.window_length, 4, 30)
     dream = dreamt(model, given.context, given.actions)
