@@ -120,7 +120,7 @@ def action_report(
         store: frames and discrete actions.
         labels: that the map may use.
         seed: of the steps looked at.
-        updates: of the inverse model that is the ceiling.
+        updates: of the inverse model that is the ceiling; on few logs no more than they have steps.
 
     Raises:
         SpaceError: actions that are not discrete, or are not those of the logs that the model was trained on.
@@ -150,7 +150,7 @@ def action_report(
         inverse = judge(
             store,
             choices,
-            updates,
+            min(updates, store.rows),
             seed=seed,
             frames=model.latent.reach,
             unshuffle=model.latent.unshuffle,
@@ -261,7 +261,8 @@ class _Steps:
 
 
 def _steps(model: Any, store: TrajectoryStore, episodes: Sequence[int] | NDArray[Any], seed: int) -> _Steps:
-    windows = store.windows(model.window_length, _STEPS, seed, episodes=[int(number) for number in episodes])
+    count = min(_STEPS, int(store.lengths[episodes].sum()))  # no more than there are: each costs several dreams
+    windows = store.windows(model.window_length, count, seed, episodes=[int(number) for number in episodes])
     batch = windows.batch(0)
     whole = batch.valid.all(1)
     frames = flatten(batch.observations)[model.image][whole]
