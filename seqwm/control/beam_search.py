@@ -20,6 +20,8 @@ with room for every sequence is exhaustive, and then finds the maximum of its ob
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -126,17 +128,35 @@ def beam_search(
         raise ValueError(f"objective '{objective}' {'needs a goal' if goal is None else 'takes no goal'}")
     if options.sample and keys is None:
         raise ValueError("a search that samples needs keys; pass them or set `sample` to false")
-    together = (CPU_BYTES if context.device.type == "cpu" else DEVICE_BYTES) // (
-        options.beams * max(model.branch_bytes(options.horizon), 1)
-    )
-    together = max(together, 1)
-    plans = []
-    for first in range(0, len(context), together):
-        part = slice(first, first + together)
+    on_cpu = context.device.type == "cpu"
+    branches = options.beams * max(model.branch_bytes(options.horizon), 1)
+    most = max((CPU_BYTES if on_cpu else DEVICE_BYTES) // branches, 1)
+    abreast = min(torch.get_num_threads(), len(context)) if on_cpu else 1
+    rounds = -(-len(context) // (most * abreast))
+
+    @torch.inference_mode()  # which a thread has to be told of anew
+    def search(part: Tensor) -> Plan:
         noise = GumbelNoise(keys[part]) if options.sample and keys is not None else None
         part_goal = None if goal is None else goal[part]
-        plans.append(_search(model, context[part], rows[part], options, objective, part_goal, noise))
+        return _search(model, context[part], rows[part], options, objective, part_goal, noise)
+
+    parts = torch.arange(len(context), device=context.device).tensor_split(min(rounds * abreast, len(context)))
+    plans = [search(part) for part in parts] if abreast == 1 else _side_by_side(search, parts, abreast)
     return Plan(*(torch.cat(leaves) for leaves in zip(*((p.codes, p.scores, p.lengths) for p in plans), strict=True)))
+
+
+def _side_by_side(search: Callable[[Tensor], Plan], parts: Sequence[Tensor], abreast: int) -> list[Plan]:
+    """Every part searched by one of some threads, which have a share of torch's own threads each.
+
+    A search is thousands of small products one after another: threads that share each of them mostly wait for one
+    another, threads that share the environments hardly do.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(abreast, initializer=lambda: torch.set_num_threads(threads // abreast)) as pool:
+            return list(pool.map(search, parts))
+    finally:
+        torch.set_num_threads(threads)  # torch also notes the number for threads that it has yet to start
 
 
 def _search(

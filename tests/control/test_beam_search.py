@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -188,9 +189,17 @@ def narrow(seed: int = 3, **changes: object) -> tuple[RandomWorld, Tensor, Searc
     return world, contexts, options
 
 
+@pytest.fixture(params=[1, 2, 5])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("objective", ["return", "likelihood"])
 def test_environments_planned_together_are_planned_as_if_alone(
-    objective: Objective, monkeypatch: pytest.MonkeyPatch
+    objective: Objective, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, contexts, options = narrow(observation_top_k=0)
     rows, keys = torch.tensor([2, 1, 2, 2, 1, 2]), torch.arange(6) * 7
@@ -203,6 +212,7 @@ def test_environments_planned_together_are_planned_as_if_alone(
         alone = beam_search(world, contexts[one], rows[one], options, objective=objective, keys=keys[one])
         assert torch.equal(alone.codes, together.codes[one])
         assert torch.allclose(alone.scores, together.scores[one])
+    assert torch.get_num_threads() == threads
 
 
 def test_the_score_of_every_beam_is_the_objective_of_its_codes() -> None:
