@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 
 _FEATURES = 64  # of a noise level, and of an action
 _CONDITION = 128  # features of both together
+_CLEAN = 2e-3  # the level at which frames without noise are remembered
 _OUTCOME_ROWS = 2
 _OUTCOME_WIDTH = 64
 
@@ -90,7 +91,7 @@ class Options:
         context_noise: the largest level of frames in training that others are drawn from; frames are in -1 .. 1.
         steps: of sampling.
         action_dropout: share of actions that training withholds.
-        play_noise: the deviation of noise on remembered frames of a dream, 0 or at least `noise.sigma_min`.
+        play_noise: the deviation of noise on remembered frames of a dream.
         begin_from: folder of a trained model of this method and size, with or without actions, to go on from.
     """
 
@@ -152,7 +153,10 @@ def window_options(options: Options) -> dict[str, Any]:
 
 
 def _go_on_from(model: DiffusionForcing, folder: Path) -> None:
-    """Take over all weights of another model but those that actions enter by, where it knew other ones."""
+    """Take over all weights of another model but those that actions enter by, where it knew other ones.
+
+    Those begin at nothing, so that what the model says is at first what the other says of frames without actions.
+    """
     folder = folder / "model" if (folder / "model").is_dir() else folder
     try:
         other = DiffusionForcing.from_pretrained(folder, local_files_only=True)
@@ -162,7 +166,9 @@ def _go_on_from(model: DiffusionForcing, folder: Path) -> None:
     for name, tensor in model.state_dict().items():
         if name in earlier and tensor.shape == earlier[name].shape:
             tensor.copy_(earlier[name])
-        elif not name.startswith(("embed_action.", "outcome.", "actions.")):
+        elif name == "embed_action.weight":
+            tensor.zero_()
+        elif not name.startswith(("outcome.", "actions.")):
             found = list(earlier[name].shape) if name in earlier else "missing"
             raise CheckpointError(
                 f"begin_from: {folder}: {name} is {found}, expected {list(tensor.shape)}; name the sizes in the recipe "
@@ -292,7 +298,7 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         frames = from_bytes(flatten(context.observations)[self.image])
         actions, known = self._leading(context)
         memory = self.empty(len(frames), frames.device)
-        sigma = torch.full(known.shape, self.noise.sigma_min, device=frames.device)
+        sigma = torch.full(known.shape, _CLEAN, device=frames.device)
         memory = self._remember(memory, frames, sigma, actions, known, context.valid.sum(1))
         return {**_packed(memory), **Recent.of(context, self.image, self.actions, _OUTCOME_ROWS).state()}
 
@@ -307,7 +313,7 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         memory = _unpacked(state)
         frames = from_bytes(state["frames"])
         noise, blur, chance = torch.zeros_like(frames[:, :1]), torch.zeros_like(frames[:, :1]), None
-        level = self.noise.sigma_min
+        level = _CLEAN
         if generator is not None:
             level = max(self.config.play_noise, level)
             noise.normal_(generator=generator)
@@ -350,7 +356,7 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _before_each(self, frames: Tensor, actions: Tensor, known: Tensor) -> Memory:
         """What is remembered before each frame but the first, as B * (T - 1) lanes; each has a level of its own."""
         sigma = self.config.context_noise * torch.rand(known.shape, device=frames.device)
-        sigma = sigma.clamp_min(self.noise.sigma_min)
+        sigma = sigma.clamp_min(_CLEAN)
         seen = frames + sigma[:, :, None, None, None] * torch.randn_like(frames)
         memory = self.empty(len(frames), frames.device)
         past = self.network.before_each(*self.network.look(*self._shown(seen, sigma, actions, known, memory)))

@@ -15,6 +15,8 @@ and whether the task ends.
 - `predict: change` diffuses the difference to the last frame, scaled to the deviation that it has in the data. What
   stands still is then copied, not drawn again; DIAMOND's own is `predict: frame`. Changes are few and large, so that
   noise hides them, and the action must be heeded, only at higher levels than frames need: those of the defaults here.
+  Below them nothing is left to decide, and a step there would only add the network's errors at another level.
+- Where several frames may follow, a few Euler steps draw their mean, which no log holds; `heun` draws one of them.
 - Dreams drift, because training shows true frames and a dream its own. Three remedies: `context_noise` adds noise to
   the frames given, and tells how much (as in GameNGen and DIAMOND's CSGO branch); `rollout` trains on frames that the
   model drew itself (one step from noise) for so many steps; `play_noise` adds noise to a dream's frames.
@@ -103,8 +105,10 @@ class Options:
     attention: bool = False
     group: int = 16
     predict: Literal["frame", "change"] = "change"
-    noise: NoiseOptions = field(default_factory=lambda: NoiseOptions(sigma_max=20.0, log_mean=1.2, log_deviation=1.0))
-    steps: int = 3
+    noise: NoiseOptions = field(
+        default_factory=lambda: NoiseOptions(sigma_min=3.0, sigma_max=20.0, log_mean=2.0, log_deviation=0.6)
+    )
+    steps: int = 2
     heun: bool = False
     context_noise: float = 0.0
     rollout: int = 1
@@ -196,7 +200,7 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         group: int = 16,
         predict: str = "change",
         noise: dict[str, float] | None = None,
-        steps: int = 3,
+        steps: int = 2,
         heun: bool = False,
         context_noise: float = 0.0,
         rollout: int = 1,

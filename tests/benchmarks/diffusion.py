@@ -1,6 +1,6 @@
 """Worlds of frames beside DIAMOND's network: drawing frames, playing, and training to the same picture.
 
-    python tests/benchmarks/diffusion.py generation play training [--diamond CHECKOUT] [--pairs 6] [--budget 150]
+    python tests/benchmarks/diffusion.py generation play training [--diamond CHECKOUT] [--pairs 6] [--budget 240]
     python tests/benchmarks/diffusion.py generation --device cuda --lanes 64 --peak 989  # TFLOP/s in bf16 of an H100
 
 DIAMOND's layout (Alonso et al., 2024; 4 406 083 parameters at six actions) stands here as it is described, plainly, in
@@ -10,9 +10,10 @@ network is github.com/eloialonso/diamond's own (its `src/models` alone; torch is
 
 `generation`: frames of 64 pixels from the same weights and noise; ours is `seqwm.nn.unet` as `DreamEnv` runs it.
 `play`: steps of `DreamEnv` in a world of sprites, of one lane, at 32 and 64 pixels.
-`training`: both learn sprites of 32 pixels, DIAMOND's network by its loss and optimiser for `--budget` seconds of the
-processor, ours by the recipe; frames a second, and the seconds that each takes to the one-step PSNR, on episodes not
-trained on, that DIAMOND's reached at the end.
+`training`: both learn sprites of 32 pixels for `--budget` seconds of the processor each, ours by the recipe, DIAMOND's
+network by its loss and optimiser, at its own learning rate and batch, which are meant for 400 000 updates, and at ones
+for a short training. Frames a second, the one-step PSNR that each comes to on episodes not trained on, and the seconds
+in which ours comes to that of theirs.
 
 Times on a CPU are those of the processor and of one thread, so that a busy machine is no argument; on a GPU those of
 the clock. A JSON line a comparison; ratios are medians over pairs, turn about.
@@ -29,6 +30,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ from seqwm.training.supervised import SupervisedLearner
 
 WIDTH, LEVELS, BLOCKS, CONDITION, PAST, OFFSET = 64, 4, 2, 256, 4, 0.3
 SPRITES = "seqwm/Sprite-v0"
+PEER_TRAININGS = ((1e-4, 32), (1e-3, 8))  # learning rate and batch
 
 
 class PlainBlock(nn.Module):
@@ -310,17 +313,17 @@ def play(options: argparse.Namespace, device: torch.device) -> None:
 
 
 class DiamondLearner:
-    """DIAMOND's loss and optimiser: AdamW at 1e-4 with a warm-up of 100 updates, batches of 32, clipped at 1."""
+    """DIAMOND's loss and optimiser: AdamW with a warm-up of 100 updates, clipped at 1."""
 
-    def __init__(self, store: TrajectoryStore, device: torch.device) -> None:
+    def __init__(self, store: TrajectoryStore, device: torch.device, rate: float, batch: int) -> None:
         torch.manual_seed(0)
         self.codec = ActionCodec(store.spaces.action)  # type: ignore[arg-type]
         self.network = PlainDiamond(self.codec.size).to(device)
-        self.windows, self.device = store.windows(PAST, 32, 0, following=True), device
+        self.windows, self.device = store.windows(PAST, batch, 0, following=True), device
         decayed = [{"params": [p for p in self.network.parameters() if (p.ndim >= 2) == matrix],
                     "weight_decay": 1e-2 * matrix} for matrix in (True, False)]  # fmt: skip
-        self.optimiser = torch.optim.AdamW(decayed, 1e-4, eps=1e-8)
-        self.made = 0
+        self.optimiser = torch.optim.AdamW(decayed, rate, eps=1e-8)
+        self.made, self.rate = 0, rate
 
     def update(self) -> None:
         batch = self.windows.batch(self.made).to(self.device)
@@ -336,7 +339,7 @@ class DiamondLearner:
         F.mse_loss(said, (target - c.skip * noisy) / c.out).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for group in self.optimiser.param_groups:
-            group["lr"] = 1e-4 * min(1.0, (self.made + 1) / 100)
+            group["lr"] = self.rate * min(1.0, (self.made + 1) / 100)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.made += 1
@@ -355,39 +358,64 @@ class DiamondLearner:
 def training(options: argparse.Namespace, device: torch.device) -> None:
     store, held_out = sprites(32, 24000, 0), sprites(32, 3000, 1)
     given = clips(held_out, PAST, 1, 64)
-    theirs = DiamondLearner(store, device)
-    spent, curve = 0.0, []
-    while spent < options.budget:
-        spent += seconds(theirs.update, device)
-        if spent >= options.budget * (len(curve) + 1) / 5:
-            curve.append((round(spent, 1), round(theirs.one_step(given), 2)))
-            print("peer", *curve[-1], theirs.made, file=sys.stderr, flush=True)
-    reached, their_rate = curve[-1][1], 32 * theirs.made / spent
-
+    actions = given.actions[:, :1]  # type: ignore[index]
     recipe = read_recipe("video_diffusion/sprites-32")
     torch.manual_seed(0)
     model = video_diffusion.build(recipe.model, store).to(device)
     windows = store.windows(model.window_length, recipe.train.batch_size, 0, following=True)
-    learner, own, spent, made = SupervisedLearner(model, windows, recipe.train, 0), [], 0.0, 0
-    while spent < options.budget and (not own or own[-1][1] < reached):
-        for _ in range(10):
-            spent += seconds(lambda: learner.update(made), device)  # noqa: B023 - called at once
+    learner, steps = SupervisedLearner(model, windows, recipe.train, 0), itertools.count()
+
+    def drawn() -> float:
+        return psnr(dreamt(learner.trained().eval(), given.context, actions)[:, 1], given.frames[:, 1])
+
+    ours = Curve.of("ours", lambda: learner.update(next(steps)), drawn, options.budget, 30, device)
+    for rate, batch in PEER_TRAININGS:
+        theirs = DiamondLearner(store, device, rate, batch)
+        peer = Curve.of(f"peer {rate:g}", theirs.update, lambda: theirs.one_step(given), options.budget, 4, device)  # noqa: B023 - called at once
+        reached = peer.points[-1][1]
+        equal = next((spent for spent, found in ours.points if found >= reached), None)
+        frames = recipe.train.batch_size * ours.updates / ours.points[-1][0], batch * peer.updates / peer.points[-1][0]
+        line = {
+            "name": "training-sprites-32", "against": "DIAMOND's layout, plain, float32", "peer_learning_rate": rate,
+            "peer_batch": batch,
+            "peer_parameters": sum(p.numel() for p in theirs.network.parameters()),
+            "parameters": sum(p.numel() for p in model.parameters()), "unit": "frames/cpu-s",
+            "ours": round(frames[0], 1), "peer": round(frames[1], 1), "ratio": round(frames[0] / frames[1], 1),
+            "cpu_s": options.budget, "ours_psnr": ours.points[-1][1], "peer_psnr": reached,
+            "copied_psnr": round(psnr(given.frames[:, 0], given.frames[:, 1]), 2), "ours_cpu_s_to_peer_psnr": equal,
+            "ratio_to_equal_psnr": round(peer.points[-1][0] / equal, 1) if equal else None,
+            "ours_curve": ours.points, "peer_curve": peer.points,
+        }  # fmt: skip
+        print(json.dumps(line), flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How a training went: seconds of the processor and one-step PSNR, some times, and the updates that were made."""
+
+    points: list[tuple[float, float]]
+    updates: int
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        update: Callable[[], Any],
+        measure: Callable[[], float],
+        budget: float,
+        looks: int,
+        device: torch.device,
+    ) -> Curve:
+        """Of a training of `budget` seconds, which those of measuring are not part of."""
+        points: list[tuple[float, float]] = []
+        spent, made = 0.0, 0
+        while spent < budget:
+            spent += seconds(update, device)
             made += 1
-        actions = given.actions[:, :1]  # type: ignore[index]
-        frames = dreamt(learner.trained().eval(), given.context, actions)[:, 1]
-        own.append((round(spent, 1), round(psnr(frames, given.frames[:, 1]), 2)))
-        print("ours", *own[-1], made, file=sys.stderr, flush=True)
-    rate = recipe.train.batch_size * made / spent
-    line = {
-        "name": "training-sprites-32", "against": "DIAMOND's layout, plain, float32", "unit": "frames/cpu-s",
-        "peer_parameters": sum(p.numel() for p in theirs.network.parameters()),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "ours": round(rate, 1), "peer": round(their_rate, 1), "ratio": round(rate / their_rate, 1),
-        "copied_psnr": round(psnr(given.frames[:, 0], given.frames[:, 1]), 2), "peer_curve": curve,
-        "peer_psnr": reached, "peer_cpu_s": curve[-1][0], "ours_psnr": own[-1][1], "ours_cpu_s": own[-1][0],
-        "ratio_to_equal_psnr": round(curve[-1][0] / own[-1][0], 1) if own[-1][1] >= reached else None,
-    }  # fmt: skip
-    print(json.dumps(line), flush=True)
+            if spent >= budget * (len(points) + 1) / looks:
+                points.append((round(spent, 1), round(measure(), 2)))
+                print(name, *points[-1], made, file=sys.stderr, flush=True)
+        return cls(points, made)
 
 
 PARTS = {"generation": generation, "play": play, "training": training}
@@ -399,7 +427,7 @@ def main() -> None:
     parser.add_argument("--diamond", type=Path, help="a checkout of eloialonso/diamond")
     parser.add_argument("--pairs", type=int, default=6, help="frames of each side in generation")
     parser.add_argument("--lanes", type=int, default=1, help="frames at once in generation")
-    parser.add_argument("--budget", type=float, default=150.0, help="seconds that DIAMOND's network is trained for")
+    parser.add_argument("--budget", type=float, default=240.0, help="seconds that each network is trained for")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peak", type=float, help="the device's TFLOP/s in bf16, to say which fraction is reached")

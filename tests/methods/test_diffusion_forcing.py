@@ -10,7 +10,7 @@ import torch
 
 from seqwm.core.errors import CheckpointError, SpaceError
 from seqwm.evaluation.video_metrics import clips, delta_psnr, dreamt, drift, one_step
-from seqwm.methods.diffusion_forcing import DiffusionForcing, Options, _unpacked, build
+from seqwm.methods.diffusion_forcing import _CLEAN, DiffusionForcing, Options, _unpacked, build
 from seqwm.nn.diffusion import SIGMA_DATA, precondition
 from seqwm.testing import check_world_model
 from seqwm.training.options import TrainOptions
@@ -48,13 +48,12 @@ def test_a_dream_with_the_cache_equals_passes_over_all_frames_so_far():
     taken = torch.nn.functional.one_hot(context.actions[:, :-1], SHADES).float()
     led = torch.cat((torch.zeros(2, 1, SHADES), taken), 1)
     known = torch.arange(6).expand(2, 6) > 0
-    low = model.noise.sigma_min
     for t in range(5):
         action = torch.tensor([t % SHADES, (t + 1) % SHADES])
         led = torch.cat((led, torch.nn.functional.one_hot(action, SHADES).float()[:, None]), 1)
         known = torch.cat((known, torch.ones(2, 1, dtype=torch.bool)), 1)
         noisy = torch.cat((frames, torch.randn(2, 1, 3, 8, 8)), 1)
-        sigma = torch.full(known.shape, low)
+        sigma = torch.full(known.shape, _CLEAN)
         sigma[:, -1] = 1.5
         whole = model(noisy, sigma, led, known)
         cached = model(noisy[:, -1:], sigma[:, -1:], led[:, -1:], known[:, -1:], _unpacked(state))
@@ -109,6 +108,10 @@ def test_it_begins_from_a_model_of_video_alone_and_refuses_one_of_another_size(t
     model = build(dataclasses.replace(SMALL, begin_from=str(tmp_path)), shaded_logs(episodes=5, seed=1))
     torch.testing.assert_close(model.network.state_dict(), first.network.state_dict())
     assert model.embed_action.weight.shape[1] == SHADES + 1
+    noisy, sigma, known = torch.randn(2, 3, 3, 8, 8), torch.full((2, 3), 0.7), torch.ones(2, 3, dtype=torch.bool)
+    torch.testing.assert_close(
+        model(noisy, sigma, torch.randn(2, 3, SHADES), known), first(noisy, sigma, torch.zeros(2, 3, 0), ~known)
+    )
     assert model.config.change == first.config.change != build(SMALL, shaded_logs(episodes=5, seed=1)).config.change
     with pytest.raises(CheckpointError, match=r"begin_from: .*expected \[4, 48\]"):
         build(dataclasses.replace(SMALL, width=48, begin_from=str(tmp_path)), shaded_logs(episodes=5, seed=1))
