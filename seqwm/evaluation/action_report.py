@@ -153,7 +153,7 @@ def action_report(
             min(updates, store.rows),
             seed=seed,
             frames=model.latent.reach,
-            unshuffle=model.latent.unshuffle,
+            unshuffle=model.latent.options.unshuffle,
             episodes=[int(number) for number in order[:cut]],
         )
     reach = model.latent.reach

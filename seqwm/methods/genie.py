@@ -42,7 +42,7 @@ from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.frame_transformer import FrameTransformer
 from seqwm.nn.frames import from_bytes, image_of, to_bytes
-from seqwm.nn.latent_action_model import LatentActionModel, check_lengths, weight_of_change
+from seqwm.nn.latent_action_model import LatentActionModel, LatentOptions, check_lengths
 from seqwm.nn.masked_tokens import fill_in, training_mask
 from seqwm.nn.space_time import Past
 from seqwm.tokenizers.frames import FrameTokenizer, TokenizerOptions
@@ -52,24 +52,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatentOptions:
-    """The `actions:` section, as the options of `seqwm.methods.latent_actions`."""
-
-    levels: tuple[int, ...] = (2, 2, 2)
-    context: int = 2
-    channels: tuple[int, ...] = (32, 64)
-    width: int = 64
-    unshuffle: int = 1
-    change_weight: float = 20.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The `model:` section of a recipe.
 
     Attributes:
         tokens: of frames.
-        actions: the latent ones.
+        actions: the latent ones, as in latent_actions.
         context: frames in a window of training that others are drawn from.
         span: frames that attention along time reaches in each layer, the frame's own counted.
         layers, width, heads: of the dynamics.
@@ -147,10 +135,10 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         squares, inferring = TokenizerOptions(**(tokens or {})), LatentOptions(**(actions or {}))
-        divided = math.lcm(squares.patch, inferring.unshuffle * 2 ** (len(inferring.channels) - 1))
+        divided = math.lcm(squares.patch, inferring.divided)
         self.image, (high, wide, colours) = image_of("genie", space_from_json(observation_space), divided)
         self.tokenizer = FrameTokenizer(colours, (high, wide), squares)
-        self.latent = LatentActionModel(colours, **dataclasses.asdict(inferring))
+        self.latent = LatentActionModel(colours, inferring)
         self.embed = nn.Embedding(squares.codes + 1, width)
         self.meaning = nn.Linear(self.tokenizer.quantise.width, width, bias=False)
         self.stood = nn.Linear(width, width, bias=False)
@@ -214,7 +202,7 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         frames, valid = self._frames(batch), batch.valid
         drawn, tokens = self.tokenizer(frames.flatten(0, 1))
         before = torch.cat((frames[:, :1], frames[:, :-1]), 1).flatten(0, 1)
-        weight = weight_of_change(before, frames.flatten(0, 1), self.latent.change_weight)
+        weight = self.latent.weight(before, frames.flatten(0, 1))
         error = (weight * (drawn - frames.flatten(0, 1)).square()).mean((1, 2, 3)).view_as(valid)
         parts = {"frame": (error * valid).sum() / valid.sum()}
 

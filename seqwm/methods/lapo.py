@@ -43,7 +43,7 @@ from seqwm.core.types import Batch, Episode, Metrics, Spaces, State, TensorTree
 from seqwm.data.store import TrajectoryStore
 from seqwm.envs.make import FreezingVectorEnv, make_vector
 from seqwm.nn.frames import Recent, from_bytes, image_of
-from seqwm.nn.latent_action_model import LatentActionModel, check_lengths
+from seqwm.nn.latent_action_model import LatentActionModel, LatentOptions, check_lengths
 from seqwm.nn.leaves import Camera
 
 if TYPE_CHECKING:
@@ -54,15 +54,13 @@ _LABELS, _PLAY = 1, 2  # places of what is drawn under a seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The `model:` section of a recipe.
+class Options(LatentOptions):
+    """The `model:` section of a recipe: the latent action model's options, and these.
 
     Attributes:
         labels: transitions of the logs whose action is read.
         imitate: the actions decoded of all frames of the 'video', or those of the 'labels' alone.
         video_share, imitate_share: of the updates; practice has the rest.
-        levels, context, channels, width, unshuffle, change_weight: of the latent action model, as in latent_actions.
-        alone: updates, the first ones, in which its forward model is told no code and learns what follows by itself.
         policy_width: features of the policy.
         practice_steps: transitions played before each update of practice.
         practice_lanes: environments side by side.
@@ -73,31 +71,21 @@ class Options:
     imitate: Literal["video", "labels"] = "video"
     video_share: float = 0.5
     imitate_share: float = 0.5
-    levels: tuple[int, ...] = (2, 2, 2)
-    context: int = 2
-    channels: tuple[int, ...] = (16, 32)
-    width: int = 32
-    unshuffle: int = 1
-    change_weight: float = 20.0
-    alone: int = 0
     policy_width: int = 128
     practice_steps: int = 512
     practice_lanes: int = 32
     practice_rate: float = 3e-4
 
     def __post_init__(self) -> None:
-        for name in ("labels", "context", "width", "unshuffle", "policy_width", "practice_steps", "practice_lanes"):
+        LatentOptions.__post_init__(self)  # no super(): a class with slots is another than the one that is written
+        for name in ("labels", "policy_width", "practice_steps", "practice_lanes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 1")
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels: found {list(self.channels)}, expected one positive number for each level")
         if min(self.video_share, self.imitate_share) < 0 or self.video_share + self.imitate_share > 1:
             found = f"{self.video_share} and {self.imitate_share}"
             raise ValueError(f"video_share, imitate_share: found {found}, expected two shares, of 1 together at most")
         if self.imitate == "labels" and self.video_share:
             raise ValueError(f"video_share: found {self.video_share} and imitate 'labels', expected 0: it is not used")
-        if self.alone < 0:
-            raise ValueError(f"alone: found {self.alone}, expected zero or more")
         if self.practice_rate <= 0:
             raise ValueError(f"practice_rate: found {self.practice_rate}, expected a positive number")
 
@@ -114,7 +102,7 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
 
 
 class LapoConfig(PreTrainedConfig):
-    """The fields of `Options`, the spaces as JSON, and what the model was trained on."""
+    """The fields of `Options` in one dict, the spaces as JSON, and what the model was trained on."""
 
     model_type = "seqwm_lapo"
 
@@ -123,21 +111,7 @@ class LapoConfig(PreTrainedConfig):
     dataset: str | None = None
     dataset_fingerprint: str | None = None
     environment: str | None = None
-    labels: int = 32
-    imitate: str = "video"
-    video_share: float = 0.5
-    imitate_share: float = 0.5
-    levels: tuple[int, ...] = (2, 2, 2)
-    context: int = 2
-    channels: tuple[int, ...] = (16, 32)
-    width: int = 32
-    unshuffle: int = 1
-    change_weight: float = 20.0
-    alone: int = 0
-    policy_width: int = 128
-    practice_steps: int = 512
-    practice_lanes: int = 32
-    practice_rate: float = 3e-4
+    options: dict[str, Any] | None = None
 
 
 class Lapo(PreTrainedModel):
@@ -148,17 +122,16 @@ class Lapo(PreTrainedModel):
 
     def __init__(self, config: LapoConfig) -> None:
         super().__init__(config)
-        divided = config.unshuffle * 2 ** (len(config.channels) - 1)
-        self.image, shape = image_of("lapo", space_from_json(config.observation_space or {}), divided)
+        self.options = options = Options(**(config.options or {}))
+        self.image, shape = image_of("lapo", space_from_json(config.observation_space or {}), options.divided)
         action = space_from_json(config.action_space or {})
         assert isinstance(action, gym_spaces.Discrete)
         self.start, choices = int(action.start), int(action.n)
-        sizes = config.levels, config.context, config.channels, config.width, config.unshuffle
-        self.latent = LatentActionModel(shape[2], *sizes, config.change_weight)
-        self.see = Camera((*shape[:2], shape[2] * config.context), config.policy_width)
-        self.decoder = nn.Linear(2 * config.width, choices)
-        self.actions = nn.Linear(config.policy_width, choices)
-        self.value = nn.Linear(config.policy_width, 1)
+        self.latent = LatentActionModel(shape[2], options)
+        self.see = Camera((*shape[:2], shape[2] * options.context), options.policy_width)
+        self.decoder = nn.Linear(2 * options.width, choices)
+        self.actions = nn.Linear(options.policy_width, choices)
+        self.value = nn.Linear(options.policy_width, 1)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -212,7 +185,7 @@ class LapoPolicy:
     def initial(self, lanes: int) -> State:
         """Nothing seen."""
         shape = space_from_json(self._model.config.observation_space or {}).shape or ()
-        empty = torch.zeros(lanes, self._model.config.context, *shape, dtype=torch.uint8, device=self._model.device)
+        empty = torch.zeros(lanes, self._model.options.context, *shape, dtype=torch.uint8, device=self._model.device)
         return {"frames": empty}
 
     @torch.no_grad()
@@ -241,7 +214,7 @@ class LapoLearner:
             dataset=store.provenance.get("source"),
             dataset_fingerprint=store.fingerprint,
             environment=store.provenance.get("environment"),
-            **dataclasses.asdict(options),
+            options=dataclasses.asdict(options),
         )
         self.model: Lapo = Lapo(config).to("cuda" if torch.cuda.is_available() else "cpu")
         self._ends = [round(share * train.steps) for share in np.cumsum([options.video_share, options.imitate_share])]
@@ -287,8 +260,7 @@ class LapoLearner:
 
     def _seen(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         recent = Recent.of(self.windows.batch(step).to(self.model.device), self.model.image, None, self.windows.length)
-        whole, told = (recent.place >= 0).all(1), step >= self._options.alone
-        loss, _, in_use = self.model.latent.loss(from_bytes(recent.frames), whole, told=told)
+        loss, _, in_use = self.model.latent.loss(from_bytes(recent.frames), (recent.place >= 0).all(1))
         return loss, {"codes_in_use": in_use}
 
     def _imitated(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:

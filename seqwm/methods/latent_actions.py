@@ -18,7 +18,6 @@ codes.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,43 +29,15 @@ from seqwm.core.protocols import Step
 from seqwm.core.spaces import space_from_json, space_to_json
 from seqwm.core.tree import unflatten
 from seqwm.core.types import Batch, State, TensorTree
-from seqwm.nn.finite_scalar import FiniteScalar
 from seqwm.nn.frames import Recent, at_levels, from_bytes, image_of, to_bytes
-from seqwm.nn.latent_action_model import LatentActionModel, check_lengths
+from seqwm.nn.latent_action_model import LatentActionModel, LatentOptions, check_lengths
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The `model:` section of a recipe.
-
-    Attributes:
-        levels: of each number of a code; their product is how many codes there are.
-        context: frames that the next one is foretold from. With two, what flies on by itself needs no code.
-        channels: of the levels of the forward model.
-        width: channels of the inverse model.
-        unshuffle: pixels along each side that become channels; as many as the smallest thing that moves is wide.
-        change_weight: how much more a pixel that changes weighs than one that does not.
-    """
-
-    levels: tuple[int, ...] = (2, 2, 2)
-    context: int = 2
-    channels: tuple[int, ...] = (32, 64)
-    width: int = 64
-    unshuffle: int = 1
-    change_weight: float = 20.0
-
-    def __post_init__(self) -> None:
-        for name in ("context", "width", "unshuffle"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 1")
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels: found {list(self.channels)}, expected one positive number for each level")
-        if self.change_weight < 0:
-            raise ValueError(f"change_weight: found {self.change_weight}, expected zero or more")
-        FiniteScalar(self.levels)
+Options = LatentOptions
+"""The `model:` section of a recipe."""
 
 
 def build(options: Options, store: TrajectoryStore) -> LatentActions:
@@ -84,7 +55,7 @@ def build(options: Options, store: TrajectoryStore) -> LatentActions:
         dataset=store.provenance.get("source"),
         dataset_fingerprint=store.fingerprint,
         environment=store.provenance.get("environment"),
-        **dataclasses.asdict(options),
+        options=dataclasses.asdict(options),
     )
     return model
 
@@ -105,18 +76,13 @@ class LatentActions(ModelMixin, ConfigMixin):  # type: ignore[misc]
         dataset: str | None = None,
         dataset_fingerprint: str | None = None,
         environment: str | None = None,
-        levels: tuple[int, ...] = (2, 2, 2),
-        context: int = 2,
-        channels: tuple[int, ...] = (32, 64),
-        width: int = 64,
-        unshuffle: int = 1,
-        change_weight: float = 20.0,
+        options: dict[str, Any] | None = None,
         model_type: str = "seqwm_latent_actions",
     ) -> None:
         super().__init__()
-        divided = unshuffle * 2 ** (len(channels) - 1)
-        self.image, shape = image_of("latent_actions", space_from_json(observation_space), divided)
-        self.latent = LatentActionModel(shape[2], levels, context, channels, width, unshuffle, change_weight)
+        latent = LatentOptions(**(options or {}))
+        self.image, shape = image_of("latent_actions", space_from_json(observation_space), latent.divided)
+        self.latent = LatentActionModel(shape[2], latent)
 
     @property
     def window_length(self) -> int:
@@ -135,7 +101,7 @@ class LatentActions(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def encode(self, context: Batch) -> State:
         """The frames up to the last valid row's; before the first stand copies of it."""
-        return {"frames": Recent.of(context, self.image, None, self.config.context).frames}
+        return {"frames": Recent.of(context, self.image, None, self.latent.options.context).frames}
 
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
         """The frame that follows where a code (int64 [B]) is done; nothing is drawn."""

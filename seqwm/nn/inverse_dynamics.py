@@ -1,7 +1,8 @@
 """What was done between two frames: convolutions, then the largest and the mean over all places.
 
 That the head sees no places is what makes it see moves: a move of a sprite looks the same wherever it happens, and has
-to be learned once instead of once for each place.
+to be learned once instead of once for each place. Where actions are relative to who acts, as turning left is, the head
+need not see directions either: then the largest and the mean are over the frames as they are and turned by quarters.
 """
 
 from __future__ import annotations
@@ -9,9 +10,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-CHANGED = 0.1
-"""Of 2, the range of a pixel in a network: pixels that change by more count as changing."""
 
 
 class InverseDynamics(nn.Module):
@@ -22,19 +20,33 @@ class InverseDynamics(nn.Module):
         colours: channels of a frame.
         outputs: features.
         width: channels of the convolutions.
-        unshuffle: pixels along each side that become channels.
-        only_changes: what stands still, and is not next to what does not, is blotted out. Without labels to say what
-            counts, most of what tells frames apart is otherwise the scene, and not what is done in it.
+        unshuffle: pixels along each side of the squares that become channels.
+        changed: of 2, the range of a pixel: squares where none changes by more, and that are not next to one that does,
+            are blotted out. Without labels to say what counts, most of what tells frames apart is otherwise the scene,
+            and not what is done in it. All is seen where None.
+        any_direction: a step looks the same in frames that are turned by 90, 180 and 270 degrees.
     """
 
     def __init__(
-        self, frames: int, colours: int, outputs: int, width: int, unshuffle: int = 1, *, only_changes: bool = False
+        self,
+        frames: int,
+        colours: int,
+        outputs: int,
+        width: int,
+        unshuffle: int = 1,
+        *,
+        changed: float | None = None,
+        any_direction: bool = False,
     ) -> None:
         super().__init__()
-        self.unshuffle, self.only_changes = unshuffle, only_changes
-        self.enter = nn.Conv2d((frames + 1) * colours * unshuffle**2, width, 3, padding=1)
+        self.unshuffle, self.changed, self.any_direction = unshuffle, changed, any_direction
+        near = 3 if unshuffle < 4 else 1  # a large square is looked at by itself first, at a ninth of the work
+        self.enter = nn.Conv2d((frames + 1) * colours * unshuffle**2, width, near, padding=near // 2)
         self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, stride=stride, padding=1) for stride in (2, 1))
         self.leave = nn.Linear(2 * width, outputs)
+        for convolution in (self.enter, *self.convolutions):
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            nn.init.zeros_(convolution.bias)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames [B, F, C, H, W] in -1 .. 1 to features [B, outputs]."""
@@ -44,14 +56,20 @@ class InverseDynamics(nn.Module):
     def pooled(self, frames: Tensor) -> Tensor:
         """The largest and the mean over all places, [B, 2 width], of which the outputs are a linear map."""
         change = frames[:, -1] - frames[:, -2]
-        if self.only_changes:
-            near = 2 * self.unshuffle + 1
-            changed = (change.abs().amax(1, keepdim=True) > CHANGED).float()
-            for kernel in ((near, 1), (1, near)):  # the same as both at once, and much less work
-                changed = F.max_pool2d(changed, kernel, stride=1, padding=(kernel[0] // 2, kernel[1] // 2))
-            frames = frames * changed[:, None]
         x = torch.cat((frames.flatten(1, 2), change), 1)
-        x = F.relu(self.enter(F.pixel_unshuffle(x, self.unshuffle).contiguous(memory_format=torch.channels_last)))
+        turned = range(4 if self.any_direction else 1)
+        seen = [self._seen(torch.rot90(x, by, (2, 3)), torch.rot90(change, by, (2, 3))) for by in turned]
+        most = torch.stack([each.amax((2, 3)) for each in seen]).amax(0)
+        mean = torch.stack([each.mean((2, 3)) for each in seen]).mean(0)
+        return torch.cat((most, mean), -1)
+
+    def _seen(self, x: Tensor, change: Tensor) -> Tensor:
+        """What the convolutions see at every place of frames x [B, .., H, W], whose last step is `change`."""
+        x = F.pixel_unshuffle(x, self.unshuffle)
+        if self.changed is not None:
+            changed = (change.abs().amax(1, keepdim=True) > self.changed).float()
+            x = x * F.max_pool2d(F.max_pool2d(changed, self.unshuffle), 3, stride=1, padding=1)
+        x = F.relu(self.enter(x.contiguous(memory_format=torch.channels_last)))
         for convolution in self.convolutions:
             x = F.relu(convolution(x))
-        return torch.cat((x.amax((2, 3)), x.mean((2, 3))), -1)
+        return x

@@ -19,7 +19,7 @@ action that each code stands for (`seqwm.evaluation.action_report` fits them), a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,11 +29,58 @@ from seqwm.core.errors import DataError, SpaceError
 from seqwm.data.problems import Problem
 from seqwm.nn.finite_scalar import FiniteScalar
 from seqwm.nn.frames import from_bytes
-from seqwm.nn.inverse_dynamics import CHANGED, InverseDynamics
+from seqwm.nn.inverse_dynamics import InverseDynamics
 from seqwm.nn.unet import UNet
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
+
+_HEARD = 0.1  # deviation of the weights from a code to the scales and shifts of the forward model's layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentOptions:
+    """What every method with latent actions is asked in its recipe.
+
+    Attributes:
+        levels: of each number of a code; their product is how many codes there are.
+        context: frames that the next one is foretold from. With two, what flies on by itself needs no code.
+        channels: of the levels of the forward model.
+        width: channels of the inverse model.
+        unshuffle: pixels along each side that become channels; as many as the smallest thing that moves is wide.
+        changed: of 2, the range of a pixel: pixels that change by more count as changing.
+        change_weight: how much more they weigh than those that do not.
+        any_direction: actions are relative to who acts: a step has the same code whichever way the scene is turned.
+        alone: updates, the first ones, in which the forward model is told no code and learns what follows by itself.
+            Codes that are there from the start may be spent on that, on what moves most.
+    """
+
+    levels: tuple[int, ...] = (2, 2, 2)
+    context: int = 2
+    channels: tuple[int, ...] = (32, 32)
+    width: int = 64
+    unshuffle: int = 1
+    changed: float = 0.1
+    change_weight: float = 20.0
+    any_direction: bool = False
+    alone: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("context", 1), ("width", 1), ("unshuffle", 1), ("alone", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels: found {list(self.channels)}, expected one positive number for each level")
+        if self.change_weight < 0:
+            raise ValueError(f"change_weight: found {self.change_weight}, expected zero or more")
+        if not 0 <= self.changed < 2:
+            raise ValueError(f"changed: found {self.changed}, expected zero or more, below 2, the range of a pixel")
+        FiniteScalar(self.levels)
+
+    @property
+    def divided(self) -> int:
+        """Pixels along each side of a frame are a multiple of this."""
+        return int(self.unshuffle * 2 ** (len(self.channels) - 1))
 
 
 class LatentActionModel(nn.Module):
@@ -41,34 +88,25 @@ class LatentActionModel(nn.Module):
 
     Args:
         colours: channels of a frame.
-        levels: of each number of a code; their product is how many codes there are.
-        context: frames that the next one is foretold from.
-        channels: of the levels of the forward model.
-        width: channels of the inverse model.
-        unshuffle: pixels along each side that become channels.
-        change_weight: how much more a pixel that changes weighs than one that does not.
+        options: see there.
     """
 
     mapped_action: Tensor
     mapped_confidence: Tensor
 
-    def __init__(
-        self,
-        colours: int,
-        levels: Sequence[int],
-        context: int,
-        channels: Sequence[int],
-        width: int,
-        unshuffle: int,
-        change_weight: float,
-    ) -> None:
+    def __init__(self, colours: int, options: LatentOptions) -> None:
         super().__init__()
-        self.reach, self.unshuffle, self.change_weight = context + 1, unshuffle, change_weight
-        self.inverse = InverseDynamics(self.reach, colours, len(levels), width, unshuffle, only_changes=True)
-        self.standardise = nn.BatchNorm1d(len(levels), affine=False)
-        self.quantise = FiniteScalar(levels)
-        self.condition = nn.Sequential(nn.Linear(len(levels), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.forward_model = UNet(context * colours, colours, channels, 1, width, unshuffle)
+        self.options, self.reach, numbers, width = options, options.context + 1, len(options.levels), options.width
+        self.inverse = InverseDynamics(
+            self.reach, colours, numbers, width, options.unshuffle,
+            changed=options.changed, any_direction=options.any_direction,
+        )  # fmt: skip
+        self.standardise = nn.BatchNorm1d(numbers, affine=False)
+        self.quantise = FiniteScalar(options.levels)
+        self.condition = nn.Sequential(nn.Linear(numbers, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.forward_model = UNet(options.context * colours, colours, options.channels, 1, width, options.unshuffle)
+        # Codes are learned by what they change: a network that hardly hears them at first gives no reason to use them.
+        nn.init.normal_(self.forward_model.modulate.weight, std=_HEARD)
         self.register_buffer("mapped_action", torch.full((self.codes,), -1))
         self.register_buffer("mapped_confidence", torch.zeros(self.codes))
 
@@ -92,24 +130,33 @@ class LatentActionModel(nn.Module):
         change: Tensor = self.forward_model(frames.flatten(1, 2), self.condition(point))
         return frames[:, -1] + change.float()
 
-    def loss(self, frames: Tensor, whole: Tensor, *, told: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(self, frames: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted squared error of the last of frames [B, reach, C, H, W], over those that are `whole` (bool [B]).
 
-        Unless the forward model is `told` the code, it learns what follows by itself. Codes that are there from the
-        start may be spent on that, on what moves most.
+        In the first `alone` updates the forward model is told no code.
 
         Returns:
             The loss, the code of each step, int64 [B], and how many codes are in use, of the batch.
         """
         before, after = frames[:, :-1], frames[:, -1]
         _, point, code = self(frames)
-        if not told:
+        if self.training and self._updates() <= self.options.alone:
             point = torch.zeros_like(point)
-        weight = weight_of_change(before[:, -1], after, self.change_weight)
-        error = (weight * (self.foretell(before, point) - after).square()).mean((1, 2, 3))
+        error = (self.weight(before[:, -1], after) * (self.foretell(before, point) - after).square()).mean((1, 2, 3))
         loss = (error * whole).sum() / whole.sum().clamp_min(1)
         share = torch.bincount(code, minlength=self.codes) / len(code)
         return loss, code, (-torch.special.xlogy(share, share).sum()).exp().detach()
+
+    def weight(self, before: Tensor, after: Tensor) -> Tensor:
+        """Weights [B, 1, H, W] of the pixels of frames [B, C, H, W], more for those that change; 1 in the mean."""
+        changed = (after - before).abs().amax(1, keepdim=True) > self.options.changed
+        weight = 1 + self.options.change_weight * changed
+        return weight / weight.mean()
+
+    def _updates(self) -> int:
+        """Of training so far, this one counted: what the standardisation has seen, which is saved with the weights."""
+        assert self.standardise.num_batches_tracked is not None
+        return int(self.standardise.num_batches_tracked)
 
     @torch.no_grad()
     def infer(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,9 +193,3 @@ def check_lengths(store: TrajectoryStore, context: int, option: str = "model.con
         found, expected = f"{longest} steps in the longest episode", f"{context + 1} for {option} {context}"
         mend = f"give longer clips, or lower {option}"
         raise DataError([Problem("short-episodes", found, expected, mend, str(store.path))])
-
-
-def weight_of_change(before: Tensor, after: Tensor, change_weight: float) -> Tensor:
-    """Weights [B, 1, H, W] of the pixels of frames [B, C, H, W], more for those that change; 1 in the mean."""
-    weight = 1 + change_weight * ((after - before).abs().amax(1, keepdim=True) > CHANGED)
-    return weight / weight.mean()

@@ -15,6 +15,7 @@ from seqwm.core.spaces import space_to_json
 from seqwm.evaluation.action_page import draw_actions
 from seqwm.evaluation.action_report import action_report, ask_for, fitted_map, mutual_information
 from seqwm.nn.finite_scalar import FiniteScalar
+from seqwm.nn.latent_action_model import LatentOptions
 from tests.fakes.frames import shaded_logs
 
 STORE = shaded_logs(episodes=150)
@@ -27,7 +28,7 @@ class Told:
         self.fault, self.image, self.window_length, self.device = fault, "", 2, torch.device("cpu")
         self.config = SimpleNamespace(action_space=space_to_json(STORE.spaces.action))
         self.latent = SimpleNamespace(
-            codes=8, reach=2, unshuffle=1, quantise=FiniteScalar((2, 2, 2)), infer=self.infer,
+            codes=8, reach=2, options=LatentOptions(), quantise=FiniteScalar((2, 2, 2)), infer=self.infer,
             mapped_action=torch.zeros(8, dtype=torch.int64), mapped_confidence=torch.zeros(8),
         )  # fmt: skip
 

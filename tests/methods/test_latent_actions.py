@@ -15,7 +15,6 @@ from seqwm.core.types import Episode, Spaces
 from seqwm.data.store import TrajectoryStore
 from seqwm.evaluation.action_report import action_report
 from seqwm.methods.latent_actions import Options, build
-from seqwm.nn.latent_action_model import weight_of_change
 from seqwm.testing import check_world_model
 from seqwm.training.options import TrainOptions
 from seqwm.training.supervised import SupervisedLearner
@@ -64,16 +63,22 @@ def test_video_without_actions_trains_the_same_weights_as_video_with_them():
         assert torch.equal(tensor, weights[1][name]), name
 
 
-def test_a_forward_model_that_is_told_no_code_learns_and_the_inverse_model_does_not():
-    model = perturbed(shaded_logs()).train().latent
+def test_a_forward_model_learns_alone_at_first_and_the_inverse_model_does_not():
+    model = perturbed(shaded_logs(), dataclasses.replace(SMALL, alone=1)).train().latent
     frames = torch.rand(8, 2, 3, 8, 8) * 2 - 1
-    model.loss(frames, torch.ones(8).bool(), told=False)[0].backward()
+    expected = (
+        model.weight(frames[:, 0], frames[:, 1])
+        * (model.foretell(frames[:, :1], torch.zeros(8, 3)) - frames[:, 1]).square()
+    ).mean()
+    alone, _, _ = model.loss(frames, torch.ones(8).bool())
+    alone.backward()
+    torch.testing.assert_close(alone, expected)
     assert all(p.grad is None or not p.grad.any() for p in model.inverse.parameters())
     assert any(p.grad.any() for p in model.forward_model.parameters())
-    unknown = model.foretell(frames[:, :1], torch.zeros(8, 3))
-    told, _, _ = model.loss(frames, torch.ones(8).bool(), told=False)
-    weight = weight_of_change(frames[:, 0], frames[:, 1], model.change_weight)
-    torch.testing.assert_close(told, (weight * (unknown - frames[:, 1]).square()).mean())
+    told, _, _ = model.loss(frames, torch.ones(8).bool())
+    told.backward()
+    assert told != alone
+    assert any(p.grad.any() for p in model.inverse.parameters())
 
 
 @pytest.mark.parametrize("options", [SMALL, dataclasses.replace(SMALL, context=3, levels=(3, 2), unshuffle=2)])
@@ -156,7 +161,7 @@ def test_clips_that_are_shorter_than_the_context_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"levels": (1,)}, "levels"), ({"context": 0}, "context"), ({"channels": ()}, "channels"),
-     ({"change_weight": -1.0}, "change_weight")],
+     ({"change_weight": -1.0}, "change_weight"), ({"changed": 2.0}, "changed"), ({"alone": -1}, "alone")],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

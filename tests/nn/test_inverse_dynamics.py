@@ -19,3 +19,23 @@ def test_a_move_far_from_the_border_looks_the_same_wherever_it_happens():
     model = InverseDynamics(2, 3, 4, 16)
     torch.testing.assert_close(model(moved(8, 10)), model(moved(12, 8)))
     assert (model(moved(8, 10)) - model(moved(8, 10).flip(1))).abs().max() > 1e-4
+
+
+def test_what_stands_still_far_from_a_move_is_not_seen_without_labels():
+    torch.manual_seed(0)
+    model = InverseDynamics(2, 3, 4, 16, 2, changed=0.1)
+    frames, scene = moved(8, 10), moved(8, 10)
+    scene[..., 20:22, 4:6] = 1
+    torch.testing.assert_close(model(scene), model(frames))
+    scene[:, 1, :, 20:22, 4:6] = 0
+    assert (model(scene) - model(frames)).abs().max() > 1e-4
+
+
+def test_a_step_that_is_seen_from_any_direction_is_the_same_turned_and_another_mirrored():
+    torch.manual_seed(0)
+    model = InverseDynamics(2, 3, 4, 16, any_direction=True)
+    frames = moved(8, 10)
+    frames[:, 1, :, 10] = frames[:, 1, :, 8]  # it moves and leaves something on one side
+    for turns in range(1, 4):
+        torch.testing.assert_close(model(frames.rot90(turns, (-2, -1))), model(frames))
+    assert (model(frames.flip(-1)) - model(frames)).abs().max() > 1e-4
