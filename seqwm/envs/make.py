@@ -204,6 +204,8 @@ def _mend(environment: str) -> str:
     spec = gymnasium.registry.get(environment)
     if spec is not None and ".mujoco" in str(spec.entry_point):
         return "; pip install 'seqwm[mujoco]', and name the newest version of the environment"
+    if spec is not None and str(spec.entry_point).startswith(("gymnasium.envs.box2d", "seqwm.envs.racing")):
+        return "; pip install 'seqwm[racing]'"
     return ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium
 
 _SINGLE: dict[str, dict[str, object]] = {
+    "seqwm/CarRacing-v0": {"entry_point": "seqwm.envs.racing:CarRacing"},
     "seqwm/Catch-v0": {"entry_point": "seqwm.envs.catch:Catch"},
     "seqwm/TwoRooms-v0": {"entry_point": "seqwm.envs.rooms:TwoRooms", "max_episode_steps": 100},
     "seqwm/Sprite-v0": {"entry_point": "seqwm.envs.sprites:Sprite", "max_episode_steps": 50},

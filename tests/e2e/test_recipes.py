@@ -39,6 +39,8 @@ def test_a_recipe_shrunk_to_a_minute_trains_and_evaluates(name, tmp_path, monkey
     extras = {"stable_baselines": "stable_baselines3", "world_models": "cma"}
     if recipe.method in extras:
         pytest.importorskip(extras[recipe.method], reason="an extra")
+    if recipe.collect and "CarRacing" in recipe.collect.environment:
+        pytest.importorskip("Box2D", reason="an extra")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(SHARED))
     monkeypatch.setenv("SEQWM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
