@@ -20,6 +20,9 @@ then passes it once more to be remembered. The cache is exact, so a step costs t
   again. How large that is grows with the level of the one before, and EDM's scales with it.
 - The action that led to a frame modulates that frame, together with its level and that of the frame before.
 - `play_noise`: a dream's frames are remembered with that much noise and the level that says so; true frames are not.
+  A change since a noisy frame is that noise too, so that what stands still has to be drawn again at every step.
+- With `latents` all of this happens in the latents of an autoencoder (`seqwm.nn.frame_autoencoder`) that learns beside
+  it, from the same frames. How large their changes are is then measured as they come.
 - Reward and end are read off the last two frames and actions, and the frame they led to, by a network of its own
   (`seqwm.nn.frames`).
 """
@@ -50,6 +53,7 @@ from seqwm.nn.diffusion import (
     start_scale,
     training_sigmas,
 )
+from seqwm.nn.frame_autoencoder import FrameAutoencoder, LatentOptions
 from seqwm.nn.frames import (
     Outcome,
     Recent,
@@ -73,6 +77,8 @@ if TYPE_CHECKING:
 _FEATURES = 64  # of a noise level, and of an action
 _CONDITION = 128  # features of both together
 _CLEAN = 2e-3  # the level at which frames without noise are remembered
+_PICTURE = 10.0  # of the autoencoder's squared error in the loss
+_FOLLOW = 0.02  # of what a batch's change is off by
 _OUTCOME_ROWS = 2
 _OUTCOME_WIDTH = 64
 
@@ -84,7 +90,7 @@ class Options:
     Attributes:
         context: frames in a window of training.
         span: frames that attention along time reaches in each layer, the frame's own counted.
-        patch: pixels along each side of a token's square, even.
+        patch: pixels along each side of a token's square, or places of latents, even.
         channels: of the convolutions around the transformer.
         layers, width, heads: of the transformer.
         noise: levels of noise at which frames are drawn.
@@ -92,6 +98,7 @@ class Options:
         steps: of sampling.
         action_dropout: share of actions that training withholds.
         play_noise: the deviation of noise on remembered frames of a dream.
+        latents: of frames, to dream in; pixels without.
         begin_from: folder of a trained model of this method and size, with or without actions, to go on from.
     """
 
@@ -102,11 +109,14 @@ class Options:
     layers: int = 4
     width: int = 128
     heads: int = 4
-    noise: NoiseOptions = field(default_factory=lambda: NoiseOptions(sigma_max=10.0, log_mean=0.5, log_deviation=1.2))
+    noise: NoiseOptions = field(
+        default_factory=lambda: NoiseOptions(sigma_min=1.0, sigma_max=10.0, log_mean=0.5, log_deviation=1.2)
+    )
     context_noise: float = 0.3
-    steps: int = 3
+    steps: int = 2
     action_dropout: float = 0.1
     play_noise: float = 0.0
+    latents: LatentOptions | None = None
     begin_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -174,7 +184,6 @@ def _go_on_from(model: DiffusionForcing, folder: Path) -> None:
                 f"begin_from: {folder}: {name} is {found}, expected {list(tensor.shape)}; name the sizes in the recipe "
                 "that it was trained with"
             )
-    model.register_to_config(change=other.config.change)  # what the weights are scaled for
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +231,17 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         heads: int = 4,
         context_noise: float = 0.3,
         noise: dict[str, float] | None = None,
-        steps: int = 3,
+        steps: int = 2,
         action_dropout: float = 0.1,
         play_noise: float = 0.0,
+        latents: dict[str, int] | None = None,
         model_type: str = "seqwm_diffusion_forcing",
     ) -> None:
         super().__init__()
         self.noise = NoiseOptions(**(noise or {}))
-        self.image, (high, wide, colours) = image_of("diffusion_forcing", space_from_json(observation_space), patch)
+        factor = latents["factor"] if latents else 1
+        space = space_from_json(observation_space)
+        self.image, (high, wide, colours) = image_of("diffusion_forcing", space, factor * patch)
         self.actions = ActionCodec(space_from_json(action_space)) if action_space else None
         features = self.actions.size if self.actions else 0
         self.wave = FourierFeatures(_FEATURES)
@@ -237,10 +249,15 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.condition = nn.Sequential(
             nn.Linear(3 * _FEATURES, _CONDITION), nn.SiLU(), nn.Linear(_CONDITION, _CONDITION)
         )
+        self.autoencoder = FrameAutoencoder(colours, LatentOptions(**latents)) if latents else None
+        self.shape = (latents["channels"] if latents else colours, high // factor, wide // factor)
+        self.register_buffer("apart", torch.tensor(change))  # how far a frame is from the one before, as a deviation
         self.network = SpaceTime(
-            2 * colours, colours, (high, wide), patch, channels, layers, width, heads, span, _CONDITION
+            2 * self.shape[0], self.shape[0], self.shape[1:], patch, channels, layers, width, heads, span, _CONDITION
         )
-        self.outcome = Outcome(_OUTCOME_ROWS, colours, features, _OUTCOME_WIDTH, patch, reward_mean, reward_deviation)
+        self.outcome = Outcome(
+            _OUTCOME_ROWS, colours, features, _OUTCOME_WIDTH, factor * patch, reward_mean, reward_deviation
+        )
 
     @property
     def window_length(self) -> int:
@@ -271,7 +288,11 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         What a frame is drawn from is what a dream would remember of those before it.
         """
-        frames = from_bytes(flatten(batch.observations)[self.image])
+        frames, parts = from_bytes(flatten(batch.observations)[self.image]), {}
+        if self.autoencoder is not None:
+            frames, missed = self.autoencoder(frames)
+            parts["picture"] = _PICTURE * _mean(missed, batch.valid)
+            self._measure(frames, batch.valid)
         actions, known = self._leading(batch)
         known = known & (torch.rand(known.shape, device=known.device) >= self.config.action_dropout)
         memory = self._before_each(frames, actions, known)
@@ -281,21 +302,19 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         _, deviation, _ = self._prior(noisy, sigma, memory)
         denoised = self(noisy, sigma, led, told, memory)
         error = (denoised - target).square().mean((2, 3, 4)) / precondition(sigma, deviation).out.square()
-        weight = batch.valid[:, 1:].flatten(0, 1)[:, None]
-        parts = {"frame": (error * weight).sum() / weight.sum().clamp_min(1)}
+        parts["frame"] = _mean(error, batch.valid[:, 1:].flatten(0, 1)[:, None])
         last = Recent.of(batch, self.image, self.actions, _OUTCOME_ROWS)
         parts |= self.outcome.losses(last, batch, following_of(batch, self.image))
         return torch.stack(list(parts.values())).sum(), {f"loss_{name}": part.detach() for name, part in parts.items()}
 
     def empty(self, lanes: int, device: torch.device | str) -> Memory:
         """No frame yet."""
-        height, width, colours = self.config.observation_space["shape"]
-        frame = torch.zeros(lanes, colours, height, width, device=device)
+        frame = torch.zeros(lanes, *self.shape, device=device)
         return Memory(frame, torch.full((lanes,), SIGMA_DATA, device=device), self.network.empty(lanes, device))
 
     def encode(self, context: Batch) -> State:
         """What is remembered of the window up to its last valid row."""
-        frames = from_bytes(flatten(context.observations)[self.image])
+        frames = self._seen(flatten(context.observations)[self.image])
         actions, known = self._leading(context)
         memory = self.empty(len(frames), frames.device)
         sigma = torch.full(known.shape, _CLEAN, device=frames.device)
@@ -312,7 +331,7 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         led, told = features[:, None], torch.full((len(last), 1), self.actions is not None, device=last.device)
         memory = _unpacked(state)
         frames = from_bytes(state["frames"])
-        noise, blur, chance = torch.zeros_like(frames[:, :1]), torch.zeros_like(frames[:, :1]), None
+        noise, blur, chance = torch.zeros_like(memory.frame[:, None]), torch.zeros_like(memory.frame[:, None]), None
         level = _CLEAN
         if generator is not None:
             level = max(self.config.play_noise, level)
@@ -322,13 +341,15 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             sigmas = torch.full((len(x), 1), sigma, device=x.device)
-            return at_levels(self(x, sigmas, led, told, memory))
+            denoised = self(x, sigmas, led, told, memory)
+            return at_levels(denoised) if self.autoencoder is None else denoised
 
         start = memory.frame[:, None] + start_scale(self.noise) * noise
-        frame = to_bytes(sample(denoise, start, sampling_sigmas(self.config.steps, self.noise)))
+        drawn = sample(denoise, start, sampling_sigmas(self.config.steps, self.noise))
+        frame = to_bytes(drawn if self.autoencoder is None else self.autoencoder.decode(drawn))
         levels = torch.full((len(last), 1), level, device=last.device)
         one = torch.ones_like(memory.past.time)
-        memory = self._remember(memory, from_bytes(frame) + blur, levels, led, told, one)
+        memory = self._remember(memory, self._seen(frame) + blur, levels, led, told, one)
         following = {**_packed(memory), **with_frame(state, actions, known, frame[:, 0])}
         return Step(following, *self.outcome.draw(frames, actions, known, from_bytes(frame[:, 0]), chance))
 
@@ -337,11 +358,22 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         tree: TensorTree = unflatten({self.image: state["frames"][:, -1]})
         return tree
 
+    def _seen(self, frames: Tensor) -> Tensor:
+        """What frames uint8 [B, T, H, W, C] are to the network: themselves in -1 .. 1, or their latents."""
+        seen = from_bytes(frames)
+        return seen if self.autoencoder is None else self.autoencoder.encode(seen)
+
+    @torch.no_grad()
+    def _measure(self, latents: Tensor, valid: Tensor) -> None:
+        """Follow the deviation of the change from one frame's latents [B, T, C, H, W] to the next one's."""
+        found = _mean(latents.diff(dim=1).square().mean((2, 3, 4)), valid[:, 1:]).sqrt().clamp_min(1e-2)
+        self.apart.lerp_(found, _FOLLOW)
+
     def _prior(self, noisy: Tensor, sigma: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """The frame before each [B, T, C, H, W], how far from it a frame is, as a deviation, and its noise, [B, T]."""
         before = torch.cat((memory.frame[:, None], noisy[:, :-1]), 1)
         levels = torch.cat((memory.sigma[:, None], sigma[:, :-1]), 1)
-        return before, (levels.square() + self.config.change**2).sqrt(), levels
+        return before, (levels.square() + self.apart.square()).sqrt(), levels
 
     def _shown(
         self, noisy: Tensor, sigma: Tensor, actions: Tensor, known: Tensor, memory: Memory
@@ -381,6 +413,11 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         known = batch.valid.clone()
         known[:, 0] = False
         return led, known
+
+
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Of the values that are valid, zero where none is."""
+    return (values * valid).sum() / valid.sum().clamp_min(1)
 
 
 def _packed(memory: Memory) -> State:

@@ -6,7 +6,8 @@
 
 Every cell is trained for about as many seconds of a CPU: `--costs` measures what an update costs beside one of the
 first cell, turn about in one process. Each line is one training, and a dream for every `play_noise` that its training
-allows: 64 clips of episodes that it was not trained on, 15 steps under the logged actions. Steps of obedience are
+allows: 64 clips of episodes that it was not trained on, 15 steps under the logged actions; and without that noise once
+for each number of sampling steps. Steps of obedience are
 taken under actions that nobody took, where nothing blocks them; `placed` is the share of sprites that stand exactly
 where they do in reality.
 """
@@ -39,6 +40,7 @@ from seqwm.training.supervised import SupervisedLearner
 
 RESULTS = Path(__file__).parent / "results" / "drift.jsonl"
 ENVIRONMENT, HELD_OUT, HORIZON, CLIPS = "seqwm/Sprite-v0", 8000, 15, 64
+STEPS = (1, 2, 3)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,7 +79,17 @@ def measured(name: str, seed: int, updates: int, runs: Path) -> dict[str, Any]:
     for noise in cell.play:
         model.register_to_config(play_noise=noise)
         dreams[f"{noise:g}"] = figures(model, unseen)
-    return {"cell": name, "seed": seed, "updates": recipe.train.steps, "play_noise": dreams}
+    model.register_to_config(play_noise=0.0)
+    steps = {str(steps): of_steps(model, unseen, steps) for steps in STEPS}
+    return {"cell": name, "seed": seed, "updates": recipe.train.steps, "play_noise": dreams, "sampling_steps": steps}
+
+
+def of_steps(model: Any, unseen: TrajectoryStore, steps: int) -> dict[str, list[float]]:
+    """PSNR along dreams that are sampled with so many network calls a frame."""
+    model.register_to_config(steps=steps)
+    given = clips(unseen, model.window_length, HORIZON, CLIPS)
+    along, _ = drift(given.frames, dreamt(model, given.context, given.actions))
+    return {"drift": np.round(along, 3).tolist()}
 
 
 def figures(model: Any, unseen: TrajectoryStore) -> dict[str, Any]:
@@ -145,6 +157,13 @@ def table(lines: list[dict[str, Any]]) -> str:
     copied = lines[0]["play_noise"]["0"]
     figures = [copied["copied"], copied["moving_copied"], copied["copied_first"][4], copied["copied_first"][-1]]
     rows.append(f"| copying | | | | | {' | '.join(f'{figure:.1f}' for figure in figures)} | | |")
+    heads = ["remedy", "updates", *(f"{where}, steps {steps}" for where in ("one", "15 ahead") for steps in STEPS)]
+    rows += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    for name, updates in trained:
+        own = [line["sampling_steps"] for line in lines if (line["cell"], line["updates"]) == (name, updates)]
+        if own:
+            shown = [_mean(one[str(steps)]["drift"][place] for one in own) for place in (0, -1) for steps in STEPS]
+            rows.append(f"| {' | '.join([name, str(updates), *shown])} |")
     return "\n".join(rows)
 
 

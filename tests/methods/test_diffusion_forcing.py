@@ -10,14 +10,16 @@ import torch
 
 from seqwm.core.errors import CheckpointError, SpaceError
 from seqwm.evaluation.video_metrics import clips, delta_psnr, dreamt, drift, one_step
-from seqwm.methods.diffusion_forcing import _CLEAN, DiffusionForcing, Options, _unpacked, build
+from seqwm.methods.diffusion_forcing import _CLEAN, _PICTURE, DiffusionForcing, Options, _unpacked, build
 from seqwm.nn.diffusion import SIGMA_DATA, precondition
+from seqwm.nn.frame_autoencoder import LatentOptions
 from seqwm.testing import check_world_model
 from seqwm.training.options import TrainOptions
 from seqwm.training.supervised import SupervisedLearner
 from tests.fakes.frames import SHADES, moving_logs, shaded_logs
 
 SMALL = Options(context=6, span=3, patch=4, channels=16, layers=2, width=32, heads=2)
+LATENT = dataclasses.replace(SMALL, patch=2, latents=LatentOptions(factor=2, channels=4, width=8))
 
 
 def perturbed(options, store):
@@ -30,10 +32,10 @@ def perturbed(options, store):
     return model.eval()
 
 
-@pytest.mark.parametrize("play_noise", [0.0, 0.2])
-def test_it_keeps_the_contract_of_a_world(play_noise):
+@pytest.mark.parametrize("options", [SMALL, dataclasses.replace(SMALL, play_noise=0.2), LATENT])
+def test_it_keeps_the_contract_of_a_world(options):
     store = shaded_logs()
-    model = perturbed(dataclasses.replace(SMALL, play_noise=play_noise), store)
+    model = perturbed(options, store)
     context = store.windows(model.window_length, 6).batch(0)
     assert not context.valid.all()
     check_world_model(model, context, store.spaces)
@@ -91,7 +93,7 @@ def test_input_and_target_have_unit_variance_whatever_is_known_of_the_frame_befo
         return deviation * torch.randn(2000, 1, 3, 8, 8, generator=generator)
 
     first = normal(SIGMA_DATA)
-    frames = torch.cat((first, first + normal(model.config.change)), 1)
+    frames = torch.cat((first, first + normal(model.apart.item())), 1)
     noisy = frames + torch.cat((normal(before), normal(sigma)), 1)
     levels = torch.tensor([before, sigma]).expand(2000, 2)
     base, deviation, _ = model._prior(noisy, levels, model.empty(2000, "cpu"))
@@ -112,7 +114,7 @@ def test_it_begins_from_a_model_of_video_alone_and_refuses_one_of_another_size(t
     torch.testing.assert_close(
         model(noisy, sigma, torch.randn(2, 3, SHADES), known), first(noisy, sigma, torch.zeros(2, 3, 0), ~known)
     )
-    assert model.config.change == first.config.change != build(SMALL, shaded_logs(episodes=5, seed=1)).config.change
+    assert model.apart == first.apart != build(SMALL, shaded_logs(episodes=5, seed=1)).apart
     with pytest.raises(CheckpointError, match=r"begin_from: .*expected \[4, 48\]"):
         build(dataclasses.replace(SMALL, width=48, begin_from=str(tmp_path)), shaded_logs(episodes=5, seed=1))
     with pytest.raises(CheckpointError, match="holds no model of diffusion_forcing"):
@@ -131,9 +133,28 @@ def test_video_without_actions_or_rewards_gives_a_loss_and_a_dream():
     assert step.reward.abs().sum() == 0
 
 
-def test_saved_and_loaded_it_dreams_the_same(tmp_path):
+def test_latents_are_learned_from_frames_alone_and_how_far_apart_they_are_is_measured():
     store = shaded_logs()
-    model = perturbed(SMALL, store)
+    model = perturbed(LATENT, store).train()
+    batch = store.windows(6, 16, following=True).batch(0)
+    torch.manual_seed(1)
+    loss, figures = model.loss(batch)
+    assert set(figures) == {"loss_picture", "loss_frame", "loss_end", "loss_reward"}
+    learned = torch.autograd.grad(loss, list(model.autoencoder.parameters()))
+    torch.manual_seed(1)
+    latents, missed = model.autoencoder(batch.observations.movedim(-1, -3).float() / 127.5 - 1)
+    picture = _PICTURE * missed[batch.valid].mean()
+    torch.testing.assert_close(learned, torch.autograd.grad(picture, list(model.autoencoder.parameters())))
+    for _ in range(600):
+        model._measure(latents, batch.valid)
+    changes = latents.diff(dim=1).square().mean((2, 3, 4))[batch.valid[:, 1:]]
+    assert model.apart.item() == pytest.approx(changes.mean().sqrt().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("options", [SMALL, LATENT])
+def test_saved_and_loaded_it_dreams_the_same(options, tmp_path):
+    store = shaded_logs()
+    model = perturbed(options, store)
     model.save_pretrained(tmp_path)
     loaded = DiffusionForcing.from_pretrained(tmp_path)
     batch = store.windows(model.window_length, 4).batch(0)
