@@ -1,11 +1,14 @@
 """How much of the true actions latent actions recover from frames alone, seed by seed.
 
     python tests/benchmarks/action_recovery.py sprites-16 >> tests/benchmarks/results/action_recovery.jsonl
+    MINARI_DATASETS_PATH=../shared/data python tests/benchmarks/action_recovery.py minigrid --seeds 0 1 2
     python tests/benchmarks/action_recovery.py --table
 
-Each line is the action report (`seqwm.evaluation.action_report`) of one run of a recipe of latent_actions, on logs of
-random play that it was not trained on. `chance` is naming the commonest action, and what a collapsed model reaches. The
-ceiling's inverse model makes 800 updates, and falls a little short of what can be told: purity may be above it.
+Each line is the action report (`seqwm.evaluation.action_report`) of one run of a recipe of latent_actions: of sprites on
+logs of random play that it was not trained on, of MiniGrid and Pong on the fifth of the logs that no label was taken
+from, whose frames, but no action, were in the video that it was trained on. `chance` is naming the commonest action,
+and what a collapsed model reaches. The ceiling's inverse model makes 800 updates, and falls a little short of what can
+be told: purity may be above it.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from seqwm.control.collect import collect
+from seqwm.data.load import load
 from seqwm.evaluation.action_report import action_report
 from seqwm.hub.load import load_model
 from seqwm.recipe import read_recipe
@@ -32,14 +36,16 @@ _HELD_OUT, _SEED, _CEILING = 6000, 1000, 800
 
 def measured(name: str, seed: int) -> dict[str, object]:
     recipe = read_recipe(f"latent_actions/{name}", [f"seed={seed}", "train.track=[]"])
-    assert recipe.collect is not None
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         run = train_recipe(recipe, Path(folder) / "run")
         seconds = time.process_time() - began
-        store = collect(
-            recipe.collect.environment, None, _HELD_OUT, None, seed=_SEED, options=recipe.collect.environment_options
-        )
+        if recipe.data:
+            store = load(recipe.data.source, progress=False)
+        else:
+            assert recipe.collect is not None
+            options = recipe.collect.environment_options
+            store = collect(recipe.collect.environment, None, _HELD_OUT, None, seed=_SEED, options=options)
         report = action_report(load_model(run), store, labels=16, updates=_CEILING)
     table = np.array(report.table)
     return {
@@ -70,7 +76,7 @@ def show() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", choices=["sprites-16", "sprites-32"])
+    parser.add_argument("recipe", nargs="?", choices=["sprites-16", "sprites-32", "minigrid", "pong"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
