@@ -4,8 +4,8 @@
     MINARI_DATASETS_PATH=../shared/data python tests/benchmarks/action_recovery.py minigrid --seeds 0 1 2
     python tests/benchmarks/action_recovery.py --table
 
-Each line is the action report (`seqwm.evaluation.action_report`) of one run of a recipe of latent_actions: of sprites on
-logs of random play that it was not trained on, of MiniGrid and Pong on the fifth of the logs that no label was taken
+Each line is the action report (`seqwm.evaluation.action_report`) of one run of a recipe of latent_actions: of sprites
+on logs of random play that it was not trained on, of MiniGrid and Pong on the fifth of the logs that no label was taken
 from, whose frames, but no action, were in the video that it was trained on. `chance` is naming the commonest action,
 and what a collapsed model reaches. The ceiling's inverse model makes 800 updates, and falls a little short of what can
 be told: purity may be above it.
