@@ -87,6 +87,8 @@ class Options:
         attention: in the middle of the UNet, as DIAMOND has it.
         group: channels of a group of its norms.
         predict: diffuse the next 'frame', or its 'change' from the last one.
+        given: of the frames before the last, the network sees 'frames', or the 'changes' from one to the next, scaled as
+            the next change is: where few pixels move, and the context has little noise, it learns their motion sooner.
         noise: levels of noise.
         steps: of sampling.
         heun: whether those are Heun's, with twice the network calls less one.
@@ -105,6 +107,7 @@ class Options:
     attention: bool = False
     group: int = 16
     predict: Literal["frame", "change"] = "change"
+    given: Literal["frames", "changes"] = "frames"
     noise: NoiseOptions = field(
         default_factory=lambda: NoiseOptions(sigma_min=3.0, sigma_max=20.0, log_mean=2.0, log_deviation=0.6)
     )
@@ -199,6 +202,7 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         attention: bool = False,
         group: int = 16,
         predict: str = "change",
+        given: str = "frames",
         noise: dict[str, float] | None = None,
         steps: int = 2,
         heun: bool = False,
@@ -252,6 +256,8 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.unet.modulations(self.condition(torch.cat(parts, -1)))
 
     def _said(self, noisy: Tensor, frames: Tensor, heard: Modulations) -> Tensor:
+        if self.config.given == "changes":
+            frames = torch.cat((frames.diff(dim=1) / self.config.scale, frames[:, -1:]), 1)
         out: Tensor = self.unet(torch.cat((noisy, frames.flatten(1, 2)), 1), heard)
         return out.float()
 

@@ -102,6 +102,17 @@ def test_a_step_equals_diffusers_sampler_with_the_same_noise_where_levels_are_fi
     assert (drawn.float() - theirs).abs().max() < 2.0
 
 
+def test_given_changes_the_network_sees_how_frames_became_the_next_in_units_of_what_is_diffused():
+    model = perturbed(dataclasses.replace(SMALL, context=3, given="changes"), shaded_logs())
+    noisy, frames = torch.randn(2, 3, 8, 8), torch.rand(2, 3, 3, 8, 8) * 2 - 1
+    seen = []
+    model.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(noisy, torch.ones(2), frames, torch.zeros(2, 3, SHADES), torch.zeros(2, 3).bool(), torch.zeros(2))
+    first, second, last = frames.unbind(1)
+    changes = [(after - before) / model.config.scale for before, after in ((first, second), (second, last))]
+    torch.testing.assert_close(seen, [torch.cat((noisy, *changes, last), 1)])
+
+
 def test_noise_on_the_context_is_told_and_changes_what_is_drawn():
     store = shaded_logs()
     model = perturbed(ALL_REMEDIES, store)
