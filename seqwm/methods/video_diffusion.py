@@ -87,8 +87,8 @@ class Options:
         attention: in the middle of the UNet, as DIAMOND has it.
         group: channels of a group of its norms.
         predict: diffuse the next 'frame', or its 'change' from the last one.
-        given: of the frames before the last, the network sees 'frames', or the 'changes' from one to the next, scaled as
-            the next change is: where few pixels move, and the context has little noise, it learns their motion sooner.
+        given: of the frames before the last, the network sees 'frames', or the 'changes' from one to the next, scaled
+            as the next change is: of few pixels that move, in a context with little noise, it learns the motion sooner.
         noise: levels of noise.
         steps: of sampling.
         heun: whether those are Heun's, with twice the network calls less one.
