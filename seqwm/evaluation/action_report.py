@@ -4,9 +4,9 @@ Codes say nothing by themselves; a few labels give them meaning. `action_report`
 taken from:
 
 - *purity*: how often the action that most often goes with a code was the one taken (each code's majority, with all
-  labels), and *mapped*: how often the map fitted with n labels names it. The *ceiling* is what an inverse model trained
-  with all labels reaches: no one can tell what a wall stopped. NMI is the mutual information of codes and actions over
-  the mean of their entropies.
+  labels), and *mapped*: how often the map fitted with n labels names it. The *ceiling* is what the better of two
+  inverse models reaches with all labels, one that sees whole frames and one that looks at them as the model does: no
+  one can tell what a wall stopped. NMI is the mutual information of codes and actions over the mean of their entropies.
 - *probe*: how often a linear classifier of the numbers before they are rounded names the action. Corners of a cube
   need not be linearly separable into actions, so it may be below the purity.
 - *Delta-PSNR* (Bruce et al., "Genie", 2024): how much nearer the inferred codes lead to what happened than codes drawn
@@ -120,7 +120,7 @@ def action_report(
         store: frames and discrete actions.
         labels: that the map may use.
         seed: of the steps looked at.
-        updates: of the inverse model that is the ceiling; on few logs no more than they have steps.
+        updates: of the inverse models behind the ceiling; on few logs no more than they have steps.
 
     Raises:
         SpaceError: actions that are not discrete, or are not those of the logs that the model was trained on.
@@ -146,18 +146,17 @@ def action_report(
         found, expected = f"{len(fit.codes)} whole windows", f"one for each of {labels} labels"
         _refuse(store, "too-few-windows", found, expected, "ask for fewer labels, or give more logs")
 
-    with torch.enable_grad():
-        inverse = judge(
-            store,
-            choices,
-            min(updates, store.rows),
-            seed=seed,
-            frames=model.latent.reach,
-            unshuffle=model.latent.options.unshuffle,
-            episodes=[int(number) for number in order[:cut]],
-        )
-    reach = model.latent.reach
-    told = inverse.name(held.frames[:, -reach:])
+    reach, eyes = model.latent.reach, model.latent.options
+    judges = []
+    for changed, any_direction in ((None, False), (eyes.changed, eyes.any_direction)):
+        with torch.enable_grad():
+            inverse = judge(
+                store, choices, min(updates, store.rows), seed=seed, frames=reach, unshuffle=eyes.unshuffle,
+                changed=changed, any_direction=any_direction, episodes=[int(number) for number in order[:cut]],
+            )  # fmt: skip
+        told = inverse.name(held.frames[:, -reach:])
+        judges.append((float((told == held.actions).mean()), inverse, told))
+    ceiling, inverse, told = max(judges, key=lambda each: each[0])
     table = np.zeros((model.latent.codes, choices), np.int64)
     np.add.at(table, (held.codes, held.actions), 1)
     mapped, probe = {}, {}
@@ -189,7 +188,7 @@ def action_report(
         perplexity=math.exp(_entropy(usage)),
         purity=float(table.max(1).sum() / max(1, table.sum())),
         nmi=mutual_information(table),
-        ceiling=float((told == held.actions).mean()),
+        ceiling=ceiling,
         mapped=mapped,
         probe=probe,
         action_of=of.tolist(),

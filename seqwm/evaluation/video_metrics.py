@@ -35,6 +35,7 @@ Frames = NDArray[np.uint8]
 MOVING = 16
 """Pixels whose largest change over the channels is above this count as moving."""
 
+_JUDGE_WIDTH = 32  # channels of the judge's convolutions
 _SAME_DB = 100.0  # what equal frames are given in place of infinity
 
 
@@ -218,9 +219,9 @@ def obedience(
 class Judge(nn.Module):
     """An inverse model: which discrete action lies before the last of some frames. Trained on real steps by `judge`."""
 
-    def __init__(self, frames: int, colours: int, choices: int, unshuffle: int = 1, width: int = 32) -> None:
+    def __init__(self, inverse: InverseDynamics) -> None:
         super().__init__()
-        self.inverse = InverseDynamics(frames, colours, choices, width, unshuffle)
+        self.inverse = inverse
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logits [N, choices] of frames uint8 [N, F, H, W, C]."""
@@ -244,6 +245,8 @@ def judge(
     *,
     frames: int = 2,
     unshuffle: int = 1,
+    changed: float | None = None,
+    any_direction: bool = False,
     episodes: Sequence[int] | None = None,
 ) -> Judge:
     """A judge trained on a store with one image and one discrete action.
@@ -253,13 +256,17 @@ def judge(
         choices: actions, counted from the space's first.
         updates, batch_size, seed: of the training.
         frames: that it sees.
-        unshuffle: pixels along each side that become channels.
+        unshuffle, changed, any_direction: how it looks at them (`seqwm.nn.inverse_dynamics`).
         episodes: to learn from; all when None.
     """
     windows = store.windows(frames, batch_size, seed, episodes=episodes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Judge(frames, _images(windows.batch(0)).shape[-1], choices, unshuffle)
+        colours = _images(windows.batch(0)).shape[-1]
+        inverse = InverseDynamics(
+            frames, colours, choices, _JUDGE_WIDTH, unshuffle, changed=changed, any_direction=any_direction
+        )
+        model = Judge(inverse)
     start = int(getattr(store.spaces.action, "start", 0))
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
     for step in range(updates):
