@@ -232,6 +232,17 @@ class TrajectoryStore:
                 digest.update(self._table[name].tobytes())
         return digest.hexdigest()
 
+    def described(self) -> dict[str, Any]:
+        """What a model's configuration says of the data that it learned from, by the names of its fields."""
+        action = self.spaces.action
+        return {
+            "observation_space": space_to_json(self.spaces.observation),
+            "action_space": None if action is None else space_to_json(action),
+            "dataset": self.provenance.get("source"),
+            "dataset_fingerprint": self.fingerprint,
+            "environment": self.provenance.get("environment"),
+        }
+
     def windows(
         self,
         length: int = 20,

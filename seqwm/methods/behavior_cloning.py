@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from seqwm.core.errors import SpaceError
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.tree import tree_map
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.leaves import ActionCodec, ObservationEncoder
@@ -62,11 +62,7 @@ def build(options: Options, store: TrajectoryStore) -> BehaviorCloning:
         raise SpaceError(f"{store.path}: the data has no rewards; expected some for top_fraction, leave it out")
     assert store.spaces.action is not None
     config = BehaviorCloningConfig(
-        observation_space=space_to_json(store.spaces.observation),
-        action_space=space_to_json(store.spaces.action),
-        dataset=store.provenance.get("source"),
-        dataset_fingerprint=store.fingerprint,
-        environment=store.provenance.get("environment"),
+        **store.described(),
         **dataclasses.asdict(options),
     )
     model = BehaviorCloning(config)

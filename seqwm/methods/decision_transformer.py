@@ -99,11 +99,7 @@ def build(options: Options, store: TrajectoryStore) -> DecisionTransformer:
     settings["max_timestep"] = options.max_timestep or statistics.max_length
     assert store.spaces.action is not None
     config = DecisionTransformerConfig(
-        observation_space=space_to_json(store.spaces.observation),
-        action_space=space_to_json(store.spaces.action),
-        dataset=store.provenance.get("source"),
-        dataset_fingerprint=store.fingerprint,
-        environment=store.provenance.get("environment"),
+        **store.described(),
         **settings,
     )
     model = DecisionTransformer(config)

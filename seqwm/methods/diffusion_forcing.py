@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from seqwm.core.errors import CheckpointError
 from seqwm.core.protocols import Step
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.diffusion import (
@@ -138,15 +138,10 @@ def build(options: Options, store: TrajectoryStore) -> DiffusionForcing:
         SpaceError: no image, more than one, or one that patches do not fit.
         CheckpointError: `begin_from` holds no model of this size.
     """
-    statistics, action = store.statistics, store.spaces.action
-    settings = dataclasses.asdict(options)
+    statistics, settings = store.statistics, dataclasses.asdict(options)
     del settings["begin_from"]
     model: DiffusionForcing = DiffusionForcing(
-        observation_space=space_to_json(store.spaces.observation),
-        action_space=None if action is None else space_to_json(action),
-        dataset=store.provenance.get("source"),
-        dataset_fingerprint=store.fingerprint,
-        environment=store.provenance.get("environment"),
+        **store.described(),
         reward_mean=statistics.reward_mean or 0.0,
         reward_deviation=statistics.reward_std or 0.0,
         change=max(change_of(store), 1e-2),

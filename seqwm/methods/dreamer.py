@@ -38,7 +38,7 @@ from seqwm.control.actor_critic import ActorCritic, ActorCriticOptions
 from seqwm.control.latent_learner import LatentLearner, LatentLearning
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
-from seqwm.core.spaces import leaf_spaces, space_from_json, space_to_json
+from seqwm.core.spaces import leaf_spaces, space_from_json
 from seqwm.core.tree import tree_map
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.latent_world import LatentWorld, WorldOptions
@@ -236,11 +236,7 @@ def build(options: Options, store: TrajectoryStore) -> Dreamer:
     if not store.has_rewards:
         chosen = replace(chosen, world=replace(chosen.world, rewards="none"))
     config = DreamerConfig(
-        observation_space=space_to_json(store.spaces.observation),
-        action_space=space_to_json(store.spaces.action),
-        dataset=store.provenance.get("source"),
-        dataset_fingerprint=store.fingerprint,
-        environment=store.provenance.get("environment"),
+        **store.described(),
         version=options.version,
         sequence_length=chosen.learning.sequence_length,
         exploration=chosen.exploration,

@@ -37,7 +37,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from seqwm.core.protocols import Step
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.frame_transformer import FrameTransformer
@@ -93,13 +93,8 @@ def build(options: Options, store: TrajectoryStore) -> Genie:
         DataError: no episode holds enough frames.
     """
     check_lengths(store, options.actions.context, "model.actions.context")
-    action = store.spaces.action
     model: Genie = Genie(
-        observation_space=space_to_json(store.spaces.observation),
-        action_space=None if action is None else space_to_json(action),
-        dataset=store.provenance.get("source"),
-        dataset_fingerprint=store.fingerprint,
-        environment=store.provenance.get("environment"),
+        **store.described(),
         **dataclasses.asdict(options),
     )
     return model

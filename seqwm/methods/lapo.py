@@ -37,7 +37,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from seqwm.control.proximal import played, proximal_loss, stacked
 from seqwm.core.errors import RecipeError, SpaceError
 from seqwm.core.random import key, numpy_generator
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch, Episode, Metrics, Spaces, State, TensorTree
 from seqwm.data.store import TrajectoryStore
@@ -209,11 +209,7 @@ class LapoLearner:
         _check(options, store)
         self._options, self._store, self._train, self._seed = options, store, train, seed
         config = LapoConfig(
-            observation_space=space_to_json(store.spaces.observation),
-            action_space=space_to_json(store.spaces.action) if store.spaces.action else None,
-            dataset=store.provenance.get("source"),
-            dataset_fingerprint=store.fingerprint,
-            environment=store.provenance.get("environment"),
+            **store.described(),
             options=dataclasses.asdict(options),
         )
         self.model: Lapo = Lapo(config).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -26,7 +26,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from seqwm.core.protocols import Step
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.tree import unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.frames import Recent, at_levels, from_bytes, image_of, to_bytes
@@ -48,13 +48,8 @@ def build(options: Options, store: TrajectoryStore) -> LatentActions:
         DataError: no episode holds enough frames.
     """
     check_lengths(store, options.context)
-    action = store.spaces.action
     model: LatentActions = LatentActions(
-        observation_space=space_to_json(store.spaces.observation),
-        action_space=None if action is None else space_to_json(action),
-        dataset=store.provenance.get("source"),
-        dataset_fingerprint=store.fingerprint,
-        environment=store.provenance.get("environment"),
+        **store.described(),
         options=dataclasses.asdict(options),
     )
     return model

@@ -23,7 +23,7 @@ from seqwm.control.cem import CEMOptions, CEMPolicy
 from seqwm.control.ensemble_fit import FitOptions, fit
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.types import Batch, Metrics, Spaces, State, TensorTree
 from seqwm.nn.ends import end_rule
 from seqwm.nn.ensemble import EnsembleOptions
@@ -75,11 +75,7 @@ def build(options: Options, store: TrajectoryStore) -> Pets:
     sizes = {name: getattr(options, name) for name in ("members", "elites", "layers", "width")}
     return Pets(
         PetsConfig(
-            observation_space=space_to_json(store.spaces.observation),
-            action_space=space_to_json(store.spaces.action),
-            dataset=store.provenance.get("source"),
-            dataset_fingerprint=store.fingerprint,
-            environment=store.provenance.get("environment"),
+            **store.described(),
             ensemble=dataclasses.asdict(EnsembleOptions(**sizes)),
             propagation=options.propagation,
             reward=options.reward,

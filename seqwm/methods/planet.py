@@ -25,7 +25,7 @@ from seqwm.control.latent_learner import LatentLearner, LatentLearning
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.random import key
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.tree import tree_map
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.latent_world import LatentWorld, WorldOptions
@@ -105,11 +105,7 @@ def build(options: Options, store: TrajectoryStore) -> Planet:
         free_of="batch",
     )
     config = PlanetConfig(
-        observation_space=space_to_json(store.spaces.observation),
-        action_space=space_to_json(store.spaces.action),
-        dataset=store.provenance.get("source"),
-        dataset_fingerprint=store.fingerprint,
-        environment=store.provenance.get("environment"),
+        **store.described(),
         sequence_length=options.sequence_length,
         exploration=options.exploration,
         world=dataclasses.asdict(world),

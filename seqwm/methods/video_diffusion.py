@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.tree import unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.diffusion import (
@@ -147,11 +147,7 @@ def build(options: Options, store: TrajectoryStore) -> VideoDiffusion:
     statistics, settings = store.statistics, dataclasses.asdict(options)
     del settings["ends"]
     model: VideoDiffusion = VideoDiffusion(
-        observation_space=space_to_json(store.spaces.observation),
-        action_space=space_to_json(store.spaces.action),
-        dataset=store.provenance.get("source"),
-        dataset_fingerprint=store.fingerprint,
-        environment=store.provenance.get("environment"),
+        **store.described(),
         reward_mean=statistics.reward_mean or 0.0,
         reward_deviation=statistics.reward_std or 0.0,
         scale=_scale(options, store),
@@ -219,8 +215,8 @@ class VideoDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
         colours = shape[2]
         self.embed_noise = FourierFeatures(_FEATURES)
         self.embed_context_noise = FourierFeatures(_FEATURES) if context_noise else None
-        given = _FEATURES * (2 if context_noise else 1) + context * (self.actions.size + 1)
-        self.condition = nn.Sequential(nn.Linear(given, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        heard = _FEATURES * (2 if context_noise else 1) + context * (self.actions.size + 1)
+        self.condition = nn.Sequential(nn.Linear(heard, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.unet = UNet(
             (context + 1) * colours, colours, channels, blocks, width, unshuffle, attention=attention, group=group
         )
