@@ -95,3 +95,17 @@ def test_noise_levels_in_training_are_log_normal_within_their_bounds():
 def test_levels_that_do_not_fall_are_refused():
     with pytest.raises(ValueError, match="sigma_max: found 1"):
         NoiseOptions(sigma_min=2.0, sigma_max=1.0)
+
+
+def test_of_two_frames_that_may_follow_few_euler_steps_draw_some_mean_and_heun_draws_one():
+    # The best denoiser of two points at +-a, equally likely, is a tanh(a x / sigma^2).
+    apart, noise = 15.0, torch.randn(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def share_at_a_point(lowest, heun):
+        options = NoiseOptions(sigma_min=lowest, sigma_max=20.0)
+        start, levels = start_scale(options) * noise, sampling_sigmas(2, options)
+        drawn = sample(lambda x, sigma: apart * (apart * x / sigma**2).tanh(), start, levels, heun=heun)
+        return (drawn.abs() > 0.99 * apart).double().mean().item()
+
+    assert share_at_a_point(2.0, heun=False) < 0.96
+    assert share_at_a_point(2.0, heun=True) > 0.999
