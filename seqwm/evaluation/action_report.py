@@ -15,12 +15,13 @@ taken from:
   prediction (`shuffled`), and must bring the other step's action (`transplanted`, in the eyes of the inverse model,
   where it names that action on the real step) into this step's frame, not the other's frame (`own_frame`).
 
-The labels of a map are asked for, not drawn: each code gets a share by how often it occurs, the steps whose numbers lie
-nearest to the code's point first. Where a code's labels disagree evenly, an action that no other code stands for wins.
+The labels of a map are asked for, not drawn: the next is of the code of which one more is worth most (`ask_for`). Where
+a code's labels disagree evenly, an action that no other code stands for wins.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from seqwm.evaluation.video_metrics import judge, psnr
 LABELS = (16, 128)
 _STEPS = 4096  # looked at, at most, in each of the two parts of the episodes
 _FITTED = 0.8  # of the episodes
+_PRIOR = 0.1  # labels that each code has of each action before any is asked for
 _COLLAPSED, _IGNORED, _KEPT = 1.5, 1.0, 0.9
 
 Codes = NDArray[np.int64]
@@ -161,12 +163,12 @@ def action_report(
     np.add.at(table, (held.codes, held.actions), 1)
     mapped, probe = {}, {}
     for count in (*(n for n in LABELS if n <= len(fit.codes)), len(fit.codes)):
-        chosen = ask_for(fit.codes, fit.distance, count)
+        chosen = ask_for(fit.codes, fit.distance, fit.actions, count)
         of, _ = fitted_map(fit.codes[chosen], fit.actions[chosen], model.latent.codes)
         mapped[str(count)] = float((of[held.codes] == held.actions).mean())
         with torch.enable_grad():
             probe[str(count)] = _probe(fit, held, chosen, choices)
-    chosen = ask_for(fit.codes, fit.distance, labels)
+    chosen = ask_for(fit.codes, fit.distance, fit.actions, labels)
     of, confidence = fitted_map(fit.codes[chosen], fit.actions[chosen], model.latent.codes)
     model.latent.mapped_action.copy_(torch.from_numpy(of))
     model.latent.mapped_confidence.copy_(torch.from_numpy(confidence))
@@ -205,18 +207,35 @@ def action_report(
     return report
 
 
-def ask_for(codes: Codes, distance: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """The `count` steps whose labels say most: of each code by its share, the surest first; int64 [count]."""
-    used, share = np.unique(codes, return_counts=True)
-    order = [np.flatnonzero(codes == code)[np.argsort(distance[codes == code], kind="stable")] for code in used]
-    ranked = sorted(
-        ((place + 0.5) / size, int(step))
-        for steps, size in zip(order, share, strict=True)
-        for place, step in enumerate(steps)
-    )
-    first = [int(steps[0]) for steps in sorted(order, key=len, reverse=True)][:count]
-    rest = [step for _, step in ranked if step not in set(first)]
-    return np.array([*first, *rest][:count], np.int64)
+def ask_for(codes: Codes, distance: NDArray[np.float32], actions: Codes, count: int) -> NDArray[np.int64]:
+    """The `count` steps whose labels say most, int64 [count], asked for one after the other.
+
+    The next label is of the code of which it is worth most: share of the steps times the chance that what its labels
+    say so far is wrong, over one more than there are. So a code whose labels disagree is asked again, one that occurs
+    seldom may not be, and of each code the surest steps come first. Only the actions of asked steps [N] are looked at.
+    """
+    choices = int(actions.max(initial=0)) + 1
+    used, size = np.unique(codes, return_counts=True)
+    steps = [np.flatnonzero(codes == code)[np.argsort(distance[codes == code], kind="stable")] for code in used]
+    said = np.zeros((len(used), choices), np.int64)
+    asked = said.sum(1)
+
+    def worth(of: int) -> float:
+        if asked[of] == size[of]:
+            return 0.0
+        wrong = 1 - (said[of].max() + _PRIOR) / (asked[of] + _PRIOR * choices)
+        return float(size[of] * wrong / (asked[of] + 1))
+
+    queue = [(-worth(of), of) for of in range(len(used))]
+    heapq.heapify(queue)
+    chosen: list[int] = []
+    while len(chosen) < count:
+        of = queue[0][1]
+        chosen.append(int(steps[of][asked[of]]))
+        said[of, actions[chosen[-1]]] += 1
+        asked[of] += 1
+        heapq.heapreplace(queue, (-worth(of), of))
+    return np.array(chosen, np.int64)
 
 
 def fitted_map(codes: Codes, actions: Codes, size: int) -> tuple[Codes, NDArray[np.float32]]:

@@ -88,14 +88,22 @@ def test_mutual_information_of_tables_with_known_values():
     assert mutual_information(np.array([[1, 0], [1, 0], [0, 2]])) == pytest.approx(2 / (1.5 + 1))
 
 
-def test_labels_are_asked_for_each_code_first_and_by_its_share_then_the_surest_first():
-    codes = np.array([0] * 8 + [1] * 4)
-    distance = np.linspace(1, 0, 12, dtype=np.float32)
-    chosen = ask_for(codes, distance, 6)
-    assert sorted(codes[chosen].tolist()) == [0, 0, 0, 0, 1, 1]
-    assert set(chosen.tolist()) == {7, 6, 5, 4, 11, 10}
-    assert set(codes[ask_for(codes, distance, 2)].tolist()) == {0, 1}
-    assert len(set(ask_for(codes, distance, 12).tolist())) == 12
+def test_labels_are_asked_for_where_codes_disagree_and_of_each_code_the_surest_first():
+    codes, distance = np.repeat([0, 1, 2], [16, 12, 1]), np.linspace(1, 0, 29).astype(np.float32)
+    actions = np.concatenate([np.arange(16) % 3, np.full(12, 3), [4]])
+    chosen = ask_for(codes, distance, actions, 8)
+    assert codes[chosen].tolist() == [0, 1, 0, 0, 0, 0, 0, 1]
+    assert chosen[codes[chosen] == 0].tolist() == [15, 14, 13, 12, 11, 10]
+    assert sorted(ask_for(codes, distance, actions, 29).tolist()) == list(range(29))
+
+
+def test_what_was_not_asked_for_has_no_influence_on_what_is_asked_for_next():
+    codes, distance = np.repeat([0, 1], [16, 12]), np.linspace(1, 0, 28).astype(np.float32)
+    actions = np.arange(28) % 3
+    chosen = ask_for(codes, distance, actions, 9)
+    other = (actions + 1) % 3
+    other[chosen] = actions[chosen]
+    assert ask_for(codes, distance, other, 9).tolist() == chosen.tolist()
 
 
 def test_a_map_takes_majorities_and_gives_a_tie_to_an_action_that_no_other_code_stands_for():
