@@ -96,6 +96,8 @@ def dream(
     actions: Sequence[int] | None = None,
     real_actions: bool = False,
     labels: int = 16,
+    lpips_weights: str | Path | None = None,
+    video_network: str | Path | None = None,
 ) -> Dream:
     """Compare a trained world model with what was logged, and its dreams with what an environment gives.
 
@@ -115,9 +117,10 @@ def dream(
         actions: discrete ones to film a dream under: those of the world, codes where it has latent actions.
         real_actions: `actions` are those of the logs, to be turned into codes by the map.
         labels: true actions that the map of latent actions is fitted with.
+        lpips_weights, video_network: files for two more figures of frames (`seqwm.evaluation.learned_metrics`).
 
     Raises:
-        CheckpointError: the model is no world model, or there are no logs.
+        CheckpointError: the model is no world model, or there are no logs, or the files hold something else.
         SpaceError: `actions` that the world does not have, frames that are not there to be filmed, or a world `beside`
             that is of other spaces.
         UnfitEnvironmentError, RolloutError: as in `evaluate`.
@@ -153,7 +156,8 @@ def dream(
     prediction, *other_errors = [prediction_error(each, store) for each in (rollouts, *others)]
     name = Path(beside).name if beside is not None else ""
     image = next((path for path, leaf in leaf_spaces(store.spaces.observation).items() if is_image(leaf)), None)
-    frames = None if image is None else frame_table(rollouts, image)
+    extras = [None if path is None else Path(path) for path in (lpips_weights, video_network)]
+    frames = None if image is None else frame_table(rollouts, image, *extras)
     calibrated = _calibration(model, store, home if data is None else None)
     gap = _gap(model, policy, store, reality, horizon, episodes, seed)
     measured = {

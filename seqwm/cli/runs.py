@@ -102,6 +102,8 @@ def add_dream(verbs: Any) -> None:
         "--real-actions", action="store_true", help="--actions are the logs', turned into codes by the map"
     )
     verb.add_argument("--labels", type=int, default=16, help="true actions to fit that map with (%(default)s)")
+    verb.add_argument("--lpips", type=Path, metavar="FILE", help="AlexNet and LPIPS in safetensors: measure it, too")
+    verb.add_argument("--videomae", type=Path, metavar="FOLDER", help="a VideoMAE: the Frechet distance of clips, too")
     verb.add_argument("--out", type=Path, help="folder to write (RUN/dream)")
 
 
@@ -128,6 +130,8 @@ def _dream(options: argparse.Namespace) -> int:
             actions=options.actions,
             real_actions=options.real_actions,
             labels=options.labels,
+            lpips_weights=options.lpips,
+            video_network=options.videomae,
         )
     )
     return 0

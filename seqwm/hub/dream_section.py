@@ -79,6 +79,11 @@ def _frames(table: dict[str, Any]) -> list[str]:
             table[name][at] for name in ("psnr", "copied", "moving_psnr", "moving_copied", "ssim")
         )
         lines.append(f"| {h} | {psnr:.1f} [{copied:.1f}] | {moving:.1f} [{moving_copied:.1f}] | {ssim:.3f} |")
+    if table["lpips"] is not None:
+        lines += ["", f"LPIPS (AlexNet) at these horizons: {', '.join(f'{each:.3f}' for each in table['lpips'])}."]
+    if table["video_distance"] is not None:
+        said = f"Frechet distance in the features of a VideoMAE, of {table['clips']} clips of all steps"
+        lines += ["", f"{said}: {table['video_distance']:.4g}."]
     return lines
 
 
