@@ -59,6 +59,7 @@ CELLS = {
     "context noise": Cell(_VIDEO, (), 1.0, (0.0, 0.1)),
     "self-rollout": Cell(_VIDEO, ("model.context_noise=0", "model.rollout=2"), 2.2),
     "diffusion forcing": Cell(_FORCING, (), 1.8, (0.0, 0.1)),
+    "diffusion forcing, latents": Cell(f"{_FORCING}-latents", (), 2.0),
 }
 
 
