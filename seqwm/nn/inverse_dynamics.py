@@ -24,6 +24,7 @@ class InverseDynamics(nn.Module):
         changed: of 2, the range of a pixel: squares where none changes by more, and that are not next to one that does,
             are blotted out. Without labels to say what counts, most of what tells frames apart is otherwise the scene,
             and not what is done in it. All is seen where None.
+        around: squares that change and those next to them are seen whole; the pixels that change alone without.
         any_direction: a step looks the same in frames that are turned by 90, 180 and 270 degrees.
     """
 
@@ -36,10 +37,11 @@ class InverseDynamics(nn.Module):
         unshuffle: int = 1,
         *,
         changed: float | None = None,
+        around: bool = True,
         any_direction: bool = False,
     ) -> None:
         super().__init__()
-        self.unshuffle, self.changed, self.any_direction = unshuffle, changed, any_direction
+        self.unshuffle, self.changed, self.around, self.any_direction = unshuffle, changed, around, any_direction
         near = 3 if unshuffle < 4 else 1  # a large square is looked at by itself first, at a ninth of the work
         self.enter = nn.Conv2d((frames + 1) * colours * unshuffle**2, width, near, padding=near // 2)
         self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, stride=stride, padding=1) for stride in (2, 1))
@@ -65,10 +67,13 @@ class InverseDynamics(nn.Module):
 
     def _seen(self, x: Tensor, change: Tensor) -> Tensor:
         """What the convolutions see at every place of frames x [B, .., H, W], whose last step is `change`."""
-        x = F.pixel_unshuffle(x, self.unshuffle)
         if self.changed is not None:
-            changed = (change.abs().amax(1, keepdim=True) > self.changed).float()
-            x = x * F.max_pool2d(F.max_pool2d(changed, self.unshuffle), 3, stride=1, padding=1)
+            seen = (change.abs().amax(1, keepdim=True) > self.changed).float()
+            if self.around:
+                seen = F.max_pool2d(F.max_pool2d(seen, self.unshuffle), 3, stride=1, padding=1)
+                seen = F.interpolate(seen, scale_factor=float(self.unshuffle), mode="nearest")
+            x = x * seen
+        x = F.pixel_unshuffle(x, self.unshuffle)
         x = F.relu(self.enter(x.contiguous(memory_format=torch.channels_last)))
         for convolution in self.convolutions:
             x = F.relu(convolution(x))

@@ -19,6 +19,7 @@ action that each code stands for (`seqwm.evaluation.action_report` fits them), a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,9 +51,14 @@ class LatentOptions:
         unshuffle: pixels along each side that become channels; as many as the smallest thing that moves is wide.
         changed: of 2, the range of a pixel: pixels that change by more count as changing.
         change_weight: how much more they weigh than those that do not.
+        around: the inverse model sees what is next to pixels that change, too. Without, what a scene shows of where
+            somebody is and faces is no part of what was done.
         any_direction: actions are relative to who acts: a step has the same code whichever way the scene is turned.
         alone: updates, the first ones, in which the forward model is told no code and learns what follows by itself.
             Codes that are there from the start may be spent on that, on what moves most.
+        fixed: updates after those in which it hears codes, and the inverse model stays as it began. Where moves look
+            different enough to be told apart by convolutions that have learned nothing, codes that are learned at once
+            are merged by a forward model that does not know yet what to do with them.
     """
 
     levels: tuple[int, ...] = (2, 2, 2)
@@ -62,11 +68,13 @@ class LatentOptions:
     unshuffle: int = 1
     changed: float = 0.1
     change_weight: float = 20.0
+    around: bool = True
     any_direction: bool = False
     alone: int = 0
+    fixed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("context", 1), ("width", 1), ("unshuffle", 1), ("alone", 0)):
+        for name, least in (("context", 1), ("width", 1), ("unshuffle", 1), ("alone", 0), ("fixed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
         if not self.channels or min(self.channels) < 1:
@@ -99,7 +107,7 @@ class LatentActionModel(nn.Module):
         self.options, self.reach, numbers, width = options, options.context + 1, len(options.levels), options.width
         self.inverse = InverseDynamics(
             self.reach, colours, numbers, width, options.unshuffle,
-            changed=options.changed, any_direction=options.any_direction,
+            changed=options.changed, around=options.around, any_direction=options.any_direction,
         )  # fmt: skip
         self.standardise = nn.BatchNorm1d(numbers, affine=False)
         self.quantise = FiniteScalar(options.levels)
@@ -133,15 +141,19 @@ class LatentActionModel(nn.Module):
     def loss(self, frames: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted squared error of the last of frames [B, reach, C, H, W], over those that are `whole` (bool [B]).
 
-        In the first `alone` updates the forward model is told no code.
+        In the first `alone` updates the forward model is told no code, and in the `fixed` ones after them the inverse
+        model hears nothing of what codes are good for.
 
         Returns:
             The loss, the code of each step, int64 [B], and how many codes are in use, of the batch.
         """
         before, after = frames[:, :-1], frames[:, -1]
         _, point, code = self(frames)
-        if self.training and self._updates() <= self.options.alone:
+        updates, alone = self._updates() if self.training else math.inf, self.options.alone
+        if updates <= alone:
             point = torch.zeros_like(point)
+        elif updates <= alone + self.options.fixed:
+            point = point.detach()
         error = (self.weight(before[:, -1], after) * (self.foretell(before, point) - after).square()).mean((1, 2, 3))
         loss = (error * whole).sum() / whole.sum().clamp_min(1)
         share = torch.bincount(code, minlength=self.codes) / len(code)

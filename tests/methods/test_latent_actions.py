@@ -63,8 +63,8 @@ def test_video_without_actions_trains_the_same_weights_as_video_with_them():
         assert torch.equal(tensor, weights[1][name]), name
 
 
-def test_a_forward_model_learns_alone_at_first_and_the_inverse_model_does_not():
-    model = perturbed(shaded_logs(), dataclasses.replace(SMALL, alone=1)).train().latent
+def test_a_forward_model_learns_alone_at_first_then_from_codes_that_stay_and_only_then_with_the_inverse_model():
+    model = perturbed(shaded_logs(), dataclasses.replace(SMALL, alone=1, fixed=1)).train().latent
     frames = torch.rand(8, 2, 3, 8, 8) * 2 - 1
     expected = (
         model.weight(frames[:, 0], frames[:, 1])
@@ -75,9 +75,13 @@ def test_a_forward_model_learns_alone_at_first_and_the_inverse_model_does_not():
     torch.testing.assert_close(alone, expected)
     assert all(p.grad is None or not p.grad.any() for p in model.inverse.parameters())
     assert any(p.grad.any() for p in model.forward_model.parameters())
+    fixed, _, _ = model.loss(frames, torch.ones(8).bool())
+    fixed.backward()
+    assert fixed != alone
+    assert all(p.grad is None or not p.grad.any() for p in model.inverse.parameters())
     told, _, _ = model.loss(frames, torch.ones(8).bool())
     told.backward()
-    assert told != alone
+    assert told == fixed
     assert any(p.grad.any() for p in model.inverse.parameters())
 
 
@@ -161,7 +165,8 @@ def test_clips_that_are_shorter_than_the_context_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"levels": (1,)}, "levels"), ({"context": 0}, "context"), ({"channels": ()}, "channels"),
-     ({"change_weight": -1.0}, "change_weight"), ({"changed": 2.0}, "changed"), ({"alone": -1}, "alone")],
+     ({"change_weight": -1.0}, "change_weight"), ({"changed": 2.0}, "changed"), ({"alone": -1}, "alone"),
+     ({"fixed": -1}, "fixed")],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

@@ -31,6 +31,15 @@ def test_what_stands_still_far_from_a_move_is_not_seen_without_labels():
     assert (model(scene) - model(frames)).abs().max() > 1e-4
 
 
+def test_without_what_is_around_it_a_move_looks_the_same_before_any_scene():
+    torch.manual_seed(0)
+    model = InverseDynamics(2, 3, 4, 16, 2, changed=0.1, around=False)
+    frames, scene = moved(8, 10), moved(8, 10)
+    scene[..., 7, 8:15] = scene[..., 12, 8:15] = 0.5
+    torch.testing.assert_close(model(scene), model(frames))
+    assert (model(moved(9, 10)) - model(frames)).abs().max() > 1e-4
+
+
 def test_a_step_that_is_seen_from_any_direction_is_the_same_turned_and_another_mirrored():
     torch.manual_seed(0)
     model = InverseDynamics(2, 3, 4, 16, any_direction=True)
