@@ -12,7 +12,7 @@ then passes it once more to be remembered. The cache is exact, so a step costs t
 **What is notable.**
 
 - Actions are no condition of the data: without any, it learns from video alone, and its one action changes nothing.
-  `begin_from` goes on from such a model with data that has actions, of which a small part can be enough.
+  `begin_from` goes on from such a model with data that has actions.
 - In training, `action_dropout` of the actions are withheld, so a frame without one remains something it knows.
 - In the paper one level serves for both. Then hardly any frame is drawn from such as a dream remembers, which are all
   but clean. Here remembered frames have levels up to `context_noise`.
