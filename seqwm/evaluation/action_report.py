@@ -113,7 +113,7 @@ def has_labels(store: TrajectoryStore) -> bool:
 
 @torch.no_grad()
 def action_report(
-    model: Any, store: TrajectoryStore, labels: int = 16, seed: int = 0, updates: int = 1600
+    model: Any, store: TrajectoryStore, labels: int = 16, seed: int = 0, updates: int = 600
 ) -> ActionReport:
     """Measure a model of latent actions, and fit its map with `labels` true actions.
 
