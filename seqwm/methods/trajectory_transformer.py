@@ -36,7 +36,7 @@ from seqwm.control.token_planner import TokenPlanner
 from seqwm.control.token_world import TokenWorld
 from seqwm.core.errors import DataError
 from seqwm.core.protocols import Step
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.types import Batch, Spaces, State, TensorTree
 from seqwm.data.problems import Problem
 from seqwm.nn.branched_cache import BranchedCache, Level
@@ -148,16 +148,11 @@ def build(options: Options, store: TrajectoryStore) -> TrajectoryTransformer:
     )
     if options.goal:
         tokenizer.goal(options.goal)
-    assert store.spaces.action is not None
     config = TrajectoryTransformerConfig(
-        observation_space=space_to_json(store.spaces.observation),
-        action_space=space_to_json(store.spaces.action),
+        **store.described(),
         codes=tokenizer.codes,
         has_rewards=store.has_rewards,
         end_reward=_mean_end_reward(store),
-        dataset=source,
-        dataset_fingerprint=store.fingerprint,
-        environment=store.provenance.get("environment"),
         **dataclasses.asdict(options),
     )
     model = TrajectoryTransformer(config)

@@ -40,7 +40,7 @@ from seqwm.control.rollout import play
 from seqwm.core.errors import DataError, MissingPackageError, RecipeError, SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.random import indices, key, torch_generator
-from seqwm.core.spaces import is_image, space_from_json, space_to_json
+from seqwm.core.spaces import is_image, space_from_json
 from seqwm.core.types import Batch, Metrics, State, TensorTree
 from seqwm.data.problems import Problem
 from seqwm.envs.make import make_vector
@@ -133,6 +133,7 @@ class WorldModelsConfig(PreTrainedConfig):
     observation_space: dict[str, Any] | None = None
     action_space: dict[str, Any] | None = None
     dataset: str | None = None
+    dataset_fingerprint: str | None = None
     environment: str | None = None
     latent: int = 32
     hidden: int = 256
@@ -325,13 +326,9 @@ class WorldModelsLearner:
 
     def __init__(self, options: Options, store: TrajectoryStore, train: TrainOptions, seed: int) -> None:
         _check(store)
-        assert store.spaces.action is not None
         torch.manual_seed(key(seed, 0) >> 1)
         config = WorldModelsConfig(
-            observation_space=space_to_json(store.spaces.observation),
-            action_space=space_to_json(store.spaces.action),
-            dataset=store.provenance.get("source"),
-            environment=store.provenance.get("environment"),
+            **store.described(),
             **dataclasses.asdict(options),
         )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
