@@ -107,7 +107,7 @@ class UNet(nn.Module):
 
     def modulations(self, condition: Tensor) -> Modulations:
         """What the norms are scaled and shifted by under conditions [B, F]; plain norms where a fresh one hears 0."""
-        scales, shifts = self.modulate(condition).float().chunk(2, 1)
+        scales, shifts = self.modulate(condition.to(self.modulate.weight.dtype)).float().chunk(2, 1)
         scales, shifts = (one.to(self.enter.weight.dtype) for one in (1 + scales, shifts))
         return Modulations(scales.split(self._widths, 1), shifts.split(self._widths, 1))
 
