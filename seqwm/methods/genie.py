@@ -3,7 +3,8 @@
 Bruce et al., "Genie: Generative Interactive Environments", 2024. Three parts learn side by side from frames alone, each
 from its own loss; what one part hands to the next is whole numbers, through which no gradient goes.
 
-- The *tokenizer* (`seqwm.tokenizers.frames`) turns frames into tokens and tokens into frames.
+- The *tokenizer* turns frames into tokens and tokens into frames: a codebook of squares (`seqwm.tokenizers.frames`) or
+  a transformer over space and time (`seqwm.tokenizers.video`).
 - The *latent action model* (`seqwm.nn.latent_action_model`) names what led from each frame to the next: a code.
 - The *dynamics*, a transformer over frames of tokens (`seqwm.nn.frame_transformer`), fill in the masked tokens of a
   frame (`seqwm.nn.masked_tokens`), given the frames before it and the code that led to it.
@@ -46,6 +47,7 @@ from seqwm.nn.latent_action_model import LatentActionModel, LatentOptions, check
 from seqwm.nn.masked_tokens import fill_in, training_mask
 from seqwm.nn.space_time import Past
 from seqwm.tokenizers.frames import FrameTokenizer, TokenizerOptions
+from seqwm.tokenizers.video import VideoTokenizer
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -132,17 +134,19 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         squares, inferring = TokenizerOptions(**(tokens or {})), LatentOptions(**(actions or {}))
         divided = math.lcm(squares.patch, inferring.divided)
         self.image, (high, wide, colours) = image_of("genie", space_from_json(observation_space), divided)
-        self.tokenizer = FrameTokenizer(colours, (high, wide), squares)
+        kind = VideoTokenizer if squares.levels else FrameTokenizer
+        self.tokenizer = kind(colours, (high, wide), squares)
         self.latent = LatentActionModel(colours, inferring)
-        self.embed = nn.Embedding(squares.codes + 1, width)
-        self.meaning = nn.Linear(self.tokenizer.quantise.width, width, bias=False)
+        self.embed = nn.Embedding(self.tokenizer.codes + 1, width)
+        numbers = self.tokenizer.points.shape[1]
+        self.meaning = nn.Linear(numbers, width, bias=False)
         self.stood = nn.Linear(width, width, bias=False)
         self.act = nn.Embedding(self.latent.codes + 1, width)
         self.dynamics = FrameTransformer(self.tokenizer.rows, self.tokenizer.columns, layers, width, heads, span)
         self.norm = nn.LayerNorm(width)
-        self.bias = nn.Parameter(torch.zeros(squares.codes))
+        self.bias = nn.Parameter(torch.zeros(self.tokenizer.codes))
         nn.init.normal_(self.embed.weight, std=0.1 * width**-0.5)
-        nn.init.normal_(self.meaning.weight, std=(self.tokenizer.quantise.width * width) ** -0.5)
+        nn.init.normal_(self.meaning.weight, std=(numbers * width) ** -0.5)
         nn.init.eye_(self.stood.weight)
 
     @property
@@ -185,7 +189,7 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         frames = torch.arange(tokens.shape[1], device=tokens.device)
         times = frames if times is None else times
         draft = torch.zeros_like(frames, dtype=torch.bool) if draft is None else draft
-        known = self.embed.weight[:-1] + self.meaning(self.tokenizer.quantise.points)
+        known = self.embed.weight[:-1] + self.meaning(self.tokenizer.points)
         table = torch.cat((known, self.embed.weight[-1:]))
         entering = F.embedding(tokens, table) + self.stood(F.embedding(stood, table))
         x, keys, values = self.dynamics(entering, self.act(codes), past, times, draft)
@@ -195,10 +199,10 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The losses of tokenizer, latent actions and dynamics; how many codes and tokens are in use."""
         frames, valid = self._frames(batch), batch.valid
-        drawn, tokens = self.tokenizer(frames.flatten(0, 1))
+        drawn, tokens = self.tokenizer(frames)
         before = torch.cat((frames[:, :1], frames[:, :-1]), 1).flatten(0, 1)
         weight = self.latent.weight(before, frames.flatten(0, 1))
-        error = (weight * (drawn - frames.flatten(0, 1)).square()).mean((1, 2, 3)).view_as(valid)
+        error = (weight * (drawn - frames).flatten(0, 1).square()).mean((1, 2, 3)).view_as(valid)
         parts = {"frame": (error * valid).sum() / valid.sum()}
 
         reach = self.latent.reach
@@ -207,14 +211,14 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         parts["latent"], codes, in_use = self.latent.loss(clips.flatten(0, 1), whole.flatten())
 
         # Every frame that a code leads to is a draft; it sees those before it, of which the first has no code.
-        tokens, codes = tokens.view(*valid.shape, -1)[:, reach - 2 :], codes.view_as(whole)
+        tokens, codes = tokens[:, reach - 2 :], codes.view_as(whole)
         hidden = training_mask(tuple(tokens[:, 1:].shape), tokens.device)
         said = self._drafted(tokens, torch.where(hidden, self.masked, tokens[:, 1:]), codes)
         asked = hidden & whole.unsqueeze(-1)
         surprise = F.cross_entropy(said[asked].float(), tokens[:, 1:][asked], reduction="sum")
         parts["tokens"] = surprise / asked.sum().clamp_min(1)
         figures = {f"loss_{name}": part.detach() for name, part in parts.items()}
-        figures |= {"codes_in_use": in_use, "tokens_in_use": self.tokenizer.quantise.in_use}
+        figures |= {"codes_in_use": in_use, "tokens_in_use": tokens.flatten().bincount().count_nonzero()}
         return torch.stack(list(parts.values())).sum(), figures
 
     def _drafted(self, tokens: Tensor, drafts: Tensor, codes: Tensor) -> Tensor:

@@ -57,11 +57,6 @@ class VectorQuantiser(nn.Module):
             self._follow(flat, code, nearest)
         return points, code.view(x.shape[:-1])
 
-    @property
-    def in_use(self) -> Tensor:
-        """How many codes were chosen lately."""
-        return (self.chosen >= _UNUSED).sum()
-
     @torch.no_grad()
     def _follow(self, x: Tensor, code: Tensor, distance: Tensor) -> None:
         """Move codes to the means of the vectors [M, D] that chose them, and unused ones to where codes are missing."""

@@ -3,10 +3,10 @@
 Tokens are the codes of a codebook of squares (`seqwm.nn.vector_quantiser`), each square the nearest one. A decoder,
 which sees the neighbours of a square too, adds what its code does not say.
 
-There is no encoder to be learned before the codebook, as a VQ-VAE has one, and Genie a transformer over space and time.
-So a token is a function of its own pixels: what stands still keeps its token whatever moves beside it, in every frame
-and every window, and the codebook stands after some tens of batches, where one that follows a moving encoder would go
-on renaming what those who read tokens have learned.
+There is no encoder to be learned before the codebook, as a VQ-VAE has one, and as `seqwm.tokenizers.video` has. So a
+token is a function of its own pixels: what stands still keeps its token whatever moves beside it, in every frame and
+every window, and the codebook stands after some tens of batches, where one that follows a moving encoder would go on
+renaming what those who read tokens have learned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqwm.nn.finite_scalar import FiniteScalar
 from seqwm.nn.vector_quantiser import VectorQuantiser
+
+HEAD = 32
+"""Width of a head of attention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +32,27 @@ class TokenizerOptions:
         patch: pixels along each side of the square that becomes a token.
         codes: how many tokens there are.
         width: channels of the decoder.
+        levels: of each number of a token; their product takes the place of `codes`, and a transformer over space and
+            time (`seqwm.tokenizers.video`) that of the codebook. None for the codebook.
+        layers: of that transformer, and as many behind it.
+        span: frames that it sees, a token's own counted.
     """
 
     patch: int = 4
     codes: int = 512
     width: int = 64
+    levels: tuple[int, ...] = ()
+    layers: int = 2
+    span: int = 3
 
     def __post_init__(self) -> None:
-        for name, least in (("patch", 1), ("codes", 2), ("width", 1)):
+        for name, least in (("patch", 1), ("codes", 2), ("width", 1), ("layers", 1), ("span", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
+        if self.levels:
+            FiniteScalar(self.levels)
+            if self.width % HEAD:
+                raise ValueError(f"width: found {self.width}, expected a multiple of {HEAD}, a head of the transformer")
 
 
 class FrameTokenizer(nn.Module):
@@ -71,13 +86,18 @@ class FrameTokenizer(nn.Module):
         """Tokens of a frame, N."""
         return self.rows * self.columns
 
+    @property
+    def points(self) -> Tensor:
+        """What every token is the nearest to, float32 [V, D]."""
+        return self.quantise.points
+
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames [M, C, H, W] through their tokens and back, with gradients, and the tokens, int64 [M, N].
+        """Frames [..., C, H, W] through their tokens and back, with gradients, and the tokens, int64 [..., N].
 
         In training the codebook follows what it sees.
         """
-        points, tokens = self.quantise(F.pixel_unshuffle(frames, self.patch).movedim(1, -1))
-        return self._drawn(points), tokens.flatten(1)
+        points, tokens = self.quantise(F.pixel_unshuffle(frames.flatten(0, -4), self.patch).movedim(1, -1))
+        return self._drawn(points).view_as(frames), tokens.flatten(1).unflatten(0, frames.shape[:-3])
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:

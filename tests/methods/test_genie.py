@@ -24,6 +24,8 @@ SMALL = Options(
     context=4, span=3, layers=2, width=16, heads=2, steps=2,
 )  # fmt: skip
 
+SEEING = dataclasses.replace(SMALL, tokens=TokenizerOptions(patch=4, levels=(4, 4), width=32, layers=1, span=2))
+
 
 def fresh(store, options=SMALL):
     torch.manual_seed(0)
@@ -38,13 +40,14 @@ def perturbed(store, options=SMALL):
     return model.eval()
 
 
-def test_training_reads_frames_and_nothing_else():
+@pytest.mark.parametrize("options", [SMALL, SEEING])
+def test_training_reads_frames_and_nothing_else(options):
     store = shaded_logs()
     batch = store.windows(5, 16).batch(0)
     blind = dataclasses.replace(batch, actions=None, rewards=None, returns_to_go=None)
     losses = []
     for given in (batch, blind):
-        model = fresh(store)
+        model = fresh(store, options)
         torch.manual_seed(1)
         loss, _ = model.loss(given)
         loss.backward()
@@ -66,18 +69,19 @@ def test_video_without_actions_trains_the_same_weights_as_video_with_them():
         assert torch.equal(tensor, weights[1][name]), name
 
 
+@pytest.mark.parametrize("options", [SMALL, SEEING])
 @pytest.mark.parametrize(
     ("silenced", "still"),
     [("tokenizer", {"latent", "dynamics"}), ("latent", {"tokenizer", "dynamics"}),
      ("dynamics", {"tokenizer", "latent"})],
 )  # fmt: skip
-def test_no_part_learns_from_the_loss_of_another(silenced, still):
+def test_no_part_learns_from_the_loss_of_another(silenced, still, options):
     """Every part has the gradients that it has when another part's are cut off."""
     store = shaded_logs()
     batch = store.windows(5, 16).batch(0)
     gradients = []
     for cut in (False, True):
-        model = fresh(store)
+        model = fresh(store, options)
         getattr(model, silenced).requires_grad_(not cut)
         torch.manual_seed(1)
         model.loss(batch)[0].backward()
@@ -89,7 +93,7 @@ def test_no_part_learns_from_the_loss_of_another(silenced, still):
         assert torch.equal(gradients[0][name], gradients[1][name]), name
 
 
-@pytest.mark.parametrize("options", [SMALL, dataclasses.replace(SMALL, span=2, steps=5, temperature=0.7)])
+@pytest.mark.parametrize("options", [SMALL, SEEING, dataclasses.replace(SMALL, span=2, steps=5, temperature=0.7)])
 def test_it_keeps_the_contract_of_a_world_whose_actions_are_codes(options):
     store = shaded_logs()
     model = perturbed(store, options)
@@ -97,9 +101,10 @@ def test_it_keeps_the_contract_of_a_world_whose_actions_are_codes(options):
     check_world_model(model, context, Spaces(store.spaces.observation, spaces.Discrete(model.latent.codes)))
 
 
-def test_what_training_says_of_a_masked_frame_is_what_play_fills_in():
+@pytest.mark.parametrize("options", [SMALL, SEEING])
+def test_what_training_says_of_a_masked_frame_is_what_play_fills_in(options):
     store = shaded_logs()
-    model = perturbed(store, dataclasses.replace(SMALL, steps=1))
+    model = perturbed(store, dataclasses.replace(options, steps=1))
     batch = store.windows(5, 32).batch(0)
     whole = batch.valid.all(1)
     frames = batch.observations[whole]
@@ -119,13 +124,14 @@ def test_what_training_says_of_a_masked_frame_is_what_play_fills_in():
         state = {"keys": past.keys, "values": past.values, "filled": past.filled, "time": past.time}
         state["tokens"] = tokens[:, 3]
         played = model.step(state, codes[:, -1], None).state["frames"][:, -1]
-        drawn = to_bytes(model.tokenizer.decode(said[:, -1].argmax(-1)))
+        drawn = to_bytes(model.tokenizer.decode(said[:, -1:].argmax(-1)))[:, 0]
     assert torch.equal(played, drawn)
 
 
-def test_a_dream_with_its_cache_equals_one_that_computes_all_frames_anew():
+@pytest.mark.parametrize("options", [SMALL, SEEING])
+def test_a_dream_with_its_cache_equals_one_that_computes_all_frames_anew(options):
     store = shaded_logs()
-    model = perturbed(store)
+    model = perturbed(store, options)
     batch = store.windows(5, 6).batch(0)
     frames = batch.observations[batch.valid.all(1)]
     there = torch.ones(frames.shape[:2], dtype=torch.bool)
@@ -149,7 +155,7 @@ def test_a_dream_with_its_cache_equals_one_that_computes_all_frames_anew():
                 drawn = torch.where(drawn == model.masked, likeliest, drawn).scatter(-1, order[:, :left], model.masked)
             tokens = torch.cat((tokens, drawn[:, None]), 1)
             assert tokens.shape[1] == length
-            assert torch.equal(state["frames"][:, -1], to_bytes(model.tokenizer.decode(drawn)))
+            assert torch.equal(state["frames"][:, -1], to_bytes(model.tokenizer.decode(drawn[:, None]))[:, 0])
 
 
 def test_the_first_frames_are_never_masked_and_rows_that_are_not_there_count_for_nothing():
@@ -184,7 +190,7 @@ def test_steps_and_temperature_travel_with_the_weights(tmp_path):
     there = type(model).from_pretrained(tmp_path)
     assert (there.config.steps, there.config.temperature) == (3, 0.5)
     assert there.latent.mapped_action.tolist() == [2] * 8
-    assert torch.equal(there.tokenizer.quantise.points, model.tokenizer.quantise.points)
+    assert torch.equal(there.tokenizer.points, model.tokenizer.points)
 
 
 def test_clips_that_are_shorter_than_the_context_are_refused():
