@@ -83,7 +83,8 @@ class VideoTokenizer(nn.Module):
         x = _through(self.draw, self.hear(points))
         squares = self.leave(F.layer_norm(x, x.shape[-1:])).flatten(0, 1).transpose(1, 2)
         drawn: Tensor = F.pixel_shuffle(squares.unflatten(-1, (self.rows, self.columns)), self.patch)
-        return drawn.float().unflatten(0, points.shape[:2])
+        frames: Tensor = drawn.float().unflatten(0, points.shape[:2])
+        return frames
 
 
 def _through(transformer: FrameTransformer, x: Tensor) -> Tensor:
