@@ -362,7 +362,8 @@ def training(options: argparse.Namespace, device: torch.device) -> None:
     recipe = read_recipe("video_diffusion/sprites-32")
     torch.manual_seed(0)
     model = video_diffusion.build(recipe.model, store).to(device)
-    windows = store.windows(model.window_length, recipe.train.batch_size, 0, following=True)
+    asked = video_diffusion.window_options(recipe.model)
+    windows = store.windows(model.window_length, recipe.train.batch_size, 0, **asked)
     learner, steps = SupervisedLearner(model, windows, recipe.train, 0), itertools.count()
 
     def drawn() -> float:

@@ -1,11 +1,12 @@
 """What Genie learns of the sprites from frames alone, seed by seed.
 
     python tests/benchmarks/genie.py --seeds 0 1 >> tests/benchmarks/results/genie.jsonl
-    python tests/benchmarks/genie.py --run RUN      (a run of the recipe that is there already)
+    python tests/benchmarks/genie.py --recipe genie/sprites-32-transformer --seeds 0
+    python tests/benchmarks/genie.py --run RUN      (a run of such a recipe that is there already)
     python tests/benchmarks/genie.py --table
 
-Each line is one run of recipes/genie/sprites-32.yaml, measured on logs of random play that it was not trained on, under
-the codes that it infers from them:
+Each line is one run of a recipe, genie/sprites-32 unless another is named, measured on logs of random play that it was
+not trained on, under the codes that it infers from them:
 
     tokenizer, moving      PSNR of true frames through their tokens and back; the latter on pixels that move
     one_step, copied       PSNR of the next frame as the dynamics draw it, and of copying the last one
@@ -39,14 +40,13 @@ from seqwm.nn.frames import from_bytes, to_bytes
 from seqwm.recipe import parse_recipe, read_recipe
 from seqwm.run import train_recipe
 
-RECIPE = "genie/sprites-32"
 RESULTS = Path(__file__).parent / "results" / "genie.jsonl"
 _HELD_OUT, _SEED, _CEILING, _CLIPS, _HORIZON = 6000, 1000, 800, 64, 15
 
 
-def trained(seed: int, folder: Path) -> tuple[Path, float]:
+def trained(recipe: str, seed: int, folder: Path) -> tuple[Path, float]:
     began = time.process_time()
-    run = train_recipe(read_recipe(RECIPE, [f"seed={seed}", "train.track=[]"]), folder / "run")
+    run = train_recipe(read_recipe(recipe, [f"seed={seed}", "train.track=[]"]), folder / "run")
     return run, time.process_time() - began
 
 
@@ -65,13 +65,15 @@ def measured(run: Path, with_report: bool) -> dict[str, Any]:
         np.add.at(table, (codes, np.asarray(store.episode(number).actions)[: len(codes)]), 1)
     given = clips(told, model.window_length, _HORIZON, _CLIPS)
     true = given.frames[:, 1]
-    back = to_bytes(model.tokenizer.decode(model.tokenizer.encode(from_bytes(torch.from_numpy(true))))).numpy()
+    tokens = model.tokenizer.encode(from_bytes(torch.from_numpy(true))[:, None])  # as of an episode's first frame
+    back = to_bytes(model.tokenizer.decode(tokens)[:, 0]).numpy()
     dream = dreamt(model, given.context, given.actions, None)
     drawn = torch.randint(model.latent.codes, (len(true), 1), generator=torch.Generator().manual_seed(0))
     random = psnr(dreamt(model, given.context, drawn, None)[:, 1], true)
     step, (far, first) = one_step(given.frames, dream), drift(given.frames, dream)
     return {
-        "recipe": RECIPE, "seed": recipe.seed, "updates": recipe.train.steps, "clips": len(true),
+        "tokens": "transformer" if recipe.model.tokens.levels else "squares", "seed": recipe.seed,
+        "updates": recipe.train.steps, "clips": len(true),
         "tokenizer": psnr(back, true), "tokenizer_moving": psnr(back, true, moving(given.frames[:, 0], true)),
         **{name: getattr(step, field) for name, field in (("one_step", "psnr"), ("copied", "copied"),
            ("one_step_moving", "moving_psnr"), ("copied_moving", "moving_copied"))},
@@ -83,11 +85,13 @@ def measured(run: Path, with_report: bool) -> dict[str, Any]:
 
 def show() -> None:
     """The committed lines as a table."""
-    print("| seed | updates | tokenizer, dB | one step (copied), dB | Delta-PSNR, dB | 15 steps (first), dB | purity |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| tokens | seed | updates | tokenizer, dB | one step (copied), dB | Delta-PSNR, dB | 15 steps (first), dB | purity |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for line in map(json.loads, RESULTS.read_text().splitlines()):
         print(
-            f"| {line['seed']} | {line['updates']} | {line['tokenizer']:.1f} | {line['one_step']:.1f} "
+            f"| {line['tokens']} | {line['seed']} | {line['updates']} | {line['tokenizer']:.1f} | {line['one_step']:.1f} "
             f"({line['copied']:.1f}) | {line['delta_psnr']:.1f} | {line['drift'][-1]:.1f} "
             f"({line['copied_first'][-1]:.1f}) | {line['purity']:.2f} |"
         )
@@ -95,6 +99,7 @@ def show() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="genie/sprites-32")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--run", type=Path)
     parser.add_argument("--without-report", action="store_true")
@@ -108,7 +113,7 @@ def main() -> None:
     else:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
-                run, seconds = trained(seed, Path(folder))
+                run, seconds = trained(options.recipe, seed, Path(folder))
                 print(
                     json.dumps(measured(run, not options.without_report) | {"cpu_seconds": round(seconds)}), flush=True
                 )
