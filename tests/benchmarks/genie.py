@@ -85,16 +85,14 @@ def measured(run: Path, with_report: bool) -> dict[str, Any]:
 
 def show() -> None:
     """The committed lines as a table."""
-    print(
-        "| tokens | seed | updates | tokenizer, dB | one step (copied), dB | Delta-PSNR, dB | 15 steps (first), dB | purity |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    heads = ["tokens", "seed", "updates", "tokenizer, dB", "one step (copied), dB", "Delta-PSNR, dB"]
+    heads += ["15 steps (first), dB", "purity"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for line in map(json.loads, RESULTS.read_text().splitlines()):
-        print(
-            f"| {line['tokens']} | {line['seed']} | {line['updates']} | {line['tokenizer']:.1f} | {line['one_step']:.1f} "
-            f"({line['copied']:.1f}) | {line['delta_psnr']:.1f} | {line['drift'][-1]:.1f} "
-            f"({line['copied_first'][-1]:.1f}) | {line['purity']:.2f} |"
-        )
+        shown = [line["tokens"], str(line["seed"]), str(line["updates"]), f"{line['tokenizer']:.1f}"]
+        shown += [f"{line['one_step']:.1f} ({line['copied']:.1f})", f"{line['delta_psnr']:.1f}"]
+        shown += [f"{line['drift'][-1]:.1f} ({line['copied_first'][-1]:.1f})", f"{line['purity']:.2f}"]
+        print(f"| {' | '.join(shown)} |")
 
 
 def main() -> None:
