@@ -278,8 +278,9 @@ def judge(
         seen, actions = _images(batch)[whole], next(iter(flatten(batch.actions).values()))[whole, -2] - start
         loss = F.cross_entropy(model(seen), actions)
         loss.backward()
-        for group in optimiser.param_groups:
-            group["lr"] = 3e-3 * (1 - step / updates)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimiser.param_groups:  # without a slow start, frames of which little changes kill its features
+            group["lr"] = 3e-3 * min(1.0, 10 * (step + 1) / updates) * (1 - step / updates)
         optimiser.step()
         optimiser.zero_grad()
     return model.eval()

@@ -69,12 +69,15 @@ class InverseDynamics(nn.Module):
         """What the convolutions see at every place of frames x [B, .., H, W], whose last step is `change`."""
         if self.changed is not None:
             seen = (change.abs().amax(1, keepdim=True) > self.changed).float()
-            if self.around:
-                seen = F.max_pool2d(F.max_pool2d(seen, self.unshuffle), 3, stride=1, padding=1)
-                seen = F.interpolate(seen, scale_factor=float(self.unshuffle), mode="nearest")
-            x = x * seen
+            x = x * (with_neighbours(seen, self.unshuffle) if self.around else seen)
         x = F.pixel_unshuffle(x, self.unshuffle)
         x = F.relu(self.enter(x.contiguous(memory_format=torch.channels_last)))
         for convolution in self.convolutions:
             x = F.relu(convolution(x))
         return x
+
+
+def with_neighbours(pixels: Tensor, side: int) -> Tensor:
+    """Pixels [B, 1, H, W] that are 0 or 1: 1 in each square of `side` pixels that holds a 1, and next to it."""
+    squares = F.max_pool2d(F.max_pool2d(pixels, side), 3, stride=1, padding=1)
+    return F.interpolate(squares, scale_factor=float(side), mode="nearest")

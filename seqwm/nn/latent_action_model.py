@@ -13,6 +13,10 @@ without codes gives the inverse model no reason to look elsewhere. Hence the inv
 not where; each number is standardised over the batch before it is rounded; and pixels that change weigh more in the
 loss. What changes nothing (waiting, and a move that a wall stops) is one code, for nobody could tell it apart.
 
+Where much moves by itself, as ball and opponent do in Pong, or answers late, what changes is still most of the scene.
+With `surprise` the inverse model is shown the next frame beside the one that the forward model foretells when it is
+told no code, and nothing else: what came otherwise than foretold is what somebody did.
+
 Codes are names without meaning until a few labels give them one: `mapped_action` and `mapped_confidence` hold the true
 action that each code stands for (`seqwm.evaluation.action_report` fits them), and travel with the weights.
 """
@@ -21,7 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +34,15 @@ from seqwm.core.errors import DataError, SpaceError
 from seqwm.data.problems import Problem
 from seqwm.nn.finite_scalar import FiniteScalar
 from seqwm.nn.frames import from_bytes
-from seqwm.nn.inverse_dynamics import InverseDynamics
+from seqwm.nn.inverse_dynamics import InverseDynamics, with_neighbours
 from seqwm.nn.unet import UNet
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
 
 _HEARD = 0.1  # deviation of the weights from a code to the scales and shifts of the forward model's layers
+_CHANGES = 3.0  # times: from one frame to the next little changes
+_UNTOLD = 4  # of so many windows the forward model is told no code in one, to go on learning what follows by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,9 @@ class LatentOptions:
         around: the inverse model sees what is next to pixels that change, too. Without, what a scene shows of where
             somebody is and faces is no part of what was done.
         any_direction: actions are relative to who acts: a step has the same code whichever way the scene is turned.
+        given: of the frames before the last, the forward model sees 'frames', or the 'changes' from one to the next.
+        surprise: the inverse model sees the next frame, and the one that the forward model foretells without a code, in
+            place of those before it; what it must differ in to be looked at is `changed`.
         alone: updates, the first ones, in which the forward model is told no code and learns what follows by itself.
             Codes that are there from the start may be spent on that, on what moves most.
         fixed: updates after those in which it hears codes, and the inverse model stays as it began. Where moves look
@@ -70,6 +79,8 @@ class LatentOptions:
     change_weight: float = 20.0
     around: bool = True
     any_direction: bool = False
+    given: Literal["frames", "changes"] = "frames"
+    surprise: bool = False
     alone: int = 0
     fixed: int = 0
 
@@ -83,7 +94,14 @@ class LatentOptions:
             raise ValueError(f"change_weight: found {self.change_weight}, expected zero or more")
         if not 0 <= self.changed < 2:
             raise ValueError(f"changed: found {self.changed}, expected zero or more, below 2, the range of a pixel")
+        if self.given not in ("frames", "changes"):
+            raise ValueError(f"given: found {self.given!r}, expected 'frames' or 'changes'")
         FiniteScalar(self.levels)
+        if self.surprise and any(level % 2 for level in self.levels):
+            raise ValueError(
+                f"levels: found {list(self.levels)}, expected even numbers with model.surprise: the middle "
+                "says that nothing is told"
+            )
 
     @property
     def divided(self) -> int:
@@ -106,7 +124,7 @@ class LatentActionModel(nn.Module):
         super().__init__()
         self.options, self.reach, numbers, width = options, options.context + 1, len(options.levels), options.width
         self.inverse = InverseDynamics(
-            self.reach, colours, numbers, width, options.unshuffle,
+            2 if options.surprise else self.reach, colours, numbers, width, options.unshuffle,
             changed=options.changed, around=options.around, any_direction=options.any_direction,
         )  # fmt: skip
         self.standardise = nn.BatchNorm1d(numbers, affine=False)
@@ -130,19 +148,28 @@ class LatentActionModel(nn.Module):
             The standardised numbers before they are rounded [B, D], the point they are rounded to [B, D] and its code,
             int64 [B].
         """
-        numbers: Tensor = self.standardise(self.inverse(frames).float())
+        seen = frames
+        if self.options.surprise:
+            with torch.no_grad():
+                seen = torch.stack((self.foretell(frames[:, :-1]), frames[:, -1]), 1)
+        numbers: Tensor = self.standardise(self.inverse(seen).float())
         return numbers, *self.quantise(numbers)
 
-    def foretell(self, frames: Tensor, point: Tensor) -> Tensor:
-        """The frame that follows frames [B, context, C, H, W] where `point` (of a code, [B, D]) is done."""
-        change: Tensor = self.forward_model(frames.flatten(1, 2), self.condition(point))
+    def foretell(self, frames: Tensor, point: Tensor | None = None) -> Tensor:
+        """What follows frames [B, context, C, H, W] where `point` (of a code, [B, D]) is done, or by itself."""
+        if point is None:
+            point = frames.new_zeros(len(frames), len(self.options.levels))
+        given = frames
+        if self.options.given == "changes":
+            given = torch.cat((frames.diff(dim=1) * _CHANGES, frames[:, -1:]), 1)
+        change: Tensor = self.forward_model(given.flatten(1, 2), self.condition(point))
         return frames[:, -1] + change.float()
 
     def loss(self, frames: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted squared error of the last of frames [B, reach, C, H, W], over those that are `whole` (bool [B]).
 
         In the first `alone` updates the forward model is told no code, and in the `fixed` ones after them the inverse
-        model hears nothing of what codes are good for.
+        model hears nothing of what codes are good for. With `surprise` some windows stay without a code.
 
         Returns:
             The loss, the code of each step, int64 [B], and how many codes are in use, of the batch.
@@ -154,14 +181,23 @@ class LatentActionModel(nn.Module):
             point = torch.zeros_like(point)
         elif updates <= alone + self.options.fixed:
             point = point.detach()
+        if self.training and self.options.surprise:
+            told = torch.arange(len(point), device=point.device) % _UNTOLD > 0
+            point = point * told[:, None]
         error = (self.weight(before[:, -1], after) * (self.foretell(before, point) - after).square()).mean((1, 2, 3))
         loss = (error * whole).sum() / whole.sum().clamp_min(1)
         share = torch.bincount(code, minlength=self.codes) / len(code)
         return loss, code, (-torch.special.xlogy(share, share).sum()).exp().detach()
 
     def weight(self, before: Tensor, after: Tensor) -> Tensor:
-        """Weights [B, 1, H, W] of the pixels of frames [B, C, H, W], more for those that change; 1 in the mean."""
-        changed = (after - before).abs().amax(1, keepdim=True) > self.options.changed
+        """Weights [B, 1, H, W] of the pixels of frames [B, C, H, W], more for those that change; 1 in the mean.
+
+        With `surprise` more for those around, too: where only what does change weighs more, it is dearer to miss a
+        change than to foretell one that does not come, and what is foretold is no longer what is to be expected.
+        """
+        changed = ((after - before).abs().amax(1, keepdim=True) > self.options.changed).float()
+        if self.options.surprise:
+            changed = with_neighbours(changed, self.options.unshuffle)
         weight = 1 + self.options.change_weight * changed
         return weight / weight.mean()
 

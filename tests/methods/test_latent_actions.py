@@ -85,7 +85,60 @@ def test_a_forward_model_learns_alone_at_first_then_from_codes_that_stay_and_onl
     assert any(p.grad.any() for p in model.inverse.parameters())
 
 
-@pytest.mark.parametrize("options", [SMALL, dataclasses.replace(SMALL, context=3, levels=(3, 2), unshuffle=2)])
+def test_with_surprise_what_comes_as_foretold_looks_the_same_in_any_scene():
+    model = perturbed(shaded_logs(), dataclasses.replace(SMALL, context=2, surprise=True)).latent
+    before = torch.rand(6, 2, 3, 8, 8) * 2 - 1
+    with torch.no_grad():
+        after = model.foretell(before)
+        numbers, _, _ = model(torch.cat((before, after[:, None]), 1))
+        torch.testing.assert_close(numbers, numbers[:1].expand(6, -1))
+        after[:, :, 3, 4] += 0.5
+        other, _, _ = model(torch.cat((before, after[:, None]), 1))
+    assert (other - numbers).abs().amax(1).min() > 1e-4
+
+
+def test_with_surprise_every_fourth_window_is_told_no_code_in_training():
+    model = perturbed(shaded_logs(), dataclasses.replace(SMALL, surprise=True)).train().latent
+    frames = torch.rand(8, 2, 3, 8, 8) * 2 - 1
+    loss, _, _ = model.loss(frames, torch.ones(8).bool())
+    with torch.no_grad():
+        _, point, _ = model(frames)
+        point[[0, 4]] = 0
+        error = model.foretell(frames[:, :1], point) - frames[:, 1]
+    torch.testing.assert_close(loss.detach(), (model.weight(frames[:, 0], frames[:, 1]) * error.square()).mean())
+
+
+def test_what_is_next_to_a_change_weighs_as_much_with_surprise():
+    frames = torch.zeros(2, 1, 3, 8, 8)
+    frames[1, :, :, 2, 3] = 0.5
+    weights = []
+    for surprise in (False, True):
+        model = fresh(shaded_logs(), dataclasses.replace(SMALL, surprise=surprise, change_weight=9.0)).latent
+        weight = model.weight(frames[0], frames[1])[0, 0]
+        assert weight.mean() == pytest.approx(1)
+        weights.append((weight / weight.min()).tolist())
+    assert weights[0] == pytest.approx(np.where(np.pad([[1]], ((2, 5), (3, 4))), 10, 1))
+    assert weights[1] == pytest.approx(np.where(np.pad(np.ones((3, 3)), ((1, 4), (2, 3))), 10, 1))
+
+
+def test_a_forward_model_that_is_given_changes_sees_the_last_frame_and_what_led_to_it():
+    model = fresh(shaded_logs(), dataclasses.replace(SMALL, context=3, given="changes")).latent
+    seen = []
+    model.forward_model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    frames = torch.rand(2, 3, 3, 8, 8)
+    model.foretell(frames)
+    changes = [3 * (frames[:, 1] - frames[:, 0]), 3 * (frames[:, 2] - frames[:, 1])]
+    torch.testing.assert_close(seen[0], torch.cat((*changes, frames[:, 2]), 1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SMALL,
+        dataclasses.replace(SMALL, context=3, levels=(3, 2), unshuffle=2),
+        dataclasses.replace(SMALL, context=3, given="changes", surprise=True),
+    ],
+)
 def test_it_keeps_the_contract_of_a_world_whose_actions_are_codes(options):
     store = shaded_logs()
     model = perturbed(store, options)
@@ -166,7 +219,8 @@ def test_clips_that_are_shorter_than_the_context_are_refused():
     ("change", "message"),
     [({"levels": (1,)}, "levels"), ({"context": 0}, "context"), ({"channels": ()}, "channels"),
      ({"change_weight": -1.0}, "change_weight"), ({"changed": 2.0}, "changed"), ({"alone": -1}, "alone"),
-     ({"fixed": -1}, "fixed")],
+     ({"fixed": -1}, "fixed"), ({"levels": (2, 3), "surprise": True}, "expected even numbers with model.surprise"),
+     ({"given": "change"}, "given")],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

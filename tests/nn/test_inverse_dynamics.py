@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from seqwm.nn.inverse_dynamics import InverseDynamics
+from seqwm.nn.inverse_dynamics import InverseDynamics, with_neighbours
 
 
 def moved(row, column):
@@ -48,3 +48,11 @@ def test_a_step_that_is_seen_from_any_direction_is_the_same_turned_and_another_m
     for turns in range(1, 4):
         torch.testing.assert_close(model(frames.rot90(turns, (-2, -1))), model(frames))
     assert (model(frames.flip(-1)) - model(frames)).abs().max() > 1e-4
+
+
+def test_squares_that_hold_something_and_those_next_to_them_are_told_from_the_rest():
+    pixels = torch.zeros(1, 1, 8, 12)
+    pixels[0, 0, 1, 5] = 1
+    expected = torch.zeros(1, 1, 8, 12)
+    expected[..., :4, 2:8] = 1  # of squares of 2 pixels the one in row 0 and column 2
+    assert torch.equal(with_neighbours(pixels, 2), expected)
