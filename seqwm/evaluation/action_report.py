@@ -13,7 +13,9 @@ taken from:
   at random.
 - *leak*: a code must be an action and not a small copy of the next frame. Codes of other steps must spoil the
   prediction (`shuffled`), and must bring the other step's action (`transplanted`, in the eyes of the inverse model,
-  where it names that action on the real step) into this step's frame, not the other's frame (`own_frame`).
+  where it names that action on the real step) into this step's scene, not the other's frame (`own_frame`). A scene is
+  the frames of an episode: an action may change more of a frame than tells two scenes apart, as turning does where what
+  lies ahead is lit.
 
 The labels of a map are asked for, not drawn: the next is of the code of which one more is worth most (`ask_for`). Where
 a code's labels disagree evenly, an action that no other code stands for wins.
@@ -46,6 +48,7 @@ LABELS = (16, 128)
 _STEPS = 4096  # looked at, at most, in each of the two parts of the episodes
 _FITTED = 0.8  # of the episodes
 _PRIOR = 0.1  # labels that each code has of each action before any is asked for
+_SCENE = 32  # frames of an episode that a drawn one is held against, at most
 _COLLAPSED, _IGNORED, _KEPT = 1.5, 1.0, 0.9
 
 Codes = NDArray[np.int64]
@@ -66,7 +69,7 @@ class ActionReport:
         psnr: of the prediction under the inferred codes; `copied` of the last frame.
         delta_psnr, shuffled: what random codes and those of other steps cost, in dB.
         transplanted: share of steps that show another step's action when given its code.
-        own_frame: share of those that are nearer to their own frame than to the other step's.
+        own_frame: share of those that are nearer to a frame of their own episode than to the other step's.
         warnings: what is wrong, and the option to change.
     """
 
@@ -179,7 +182,6 @@ def action_report(
     own, random, moved = (_foretold(model, held.frames, codes) for codes in (held.codes, drawn, held.codes[other]))
     seen = inverse.name(np.concatenate([held.frames[:, -reach:-1], moved[:, None]], 1))
     clear = (told == held.actions)[other] & (held.codes[other] != held.codes)
-    error = [_squared(moved, after), _squared(moved, after[other])]
     best = psnr(own, after)
     usage = table.sum(1) / max(1, table.sum())
     report = ActionReport(
@@ -200,7 +202,7 @@ def action_report(
         delta_psnr=best - psnr(random, after),
         shuffled=best - psnr(moved, after),
         transplanted=float((seen == held.actions[other])[clear].mean()) if clear.any() else 0.0,
-        own_frame=float((error[0] < error[1]).mean()),
+        own_frame=float(in_own_scene(moved, after, held.episodes, other).mean()),
         warnings=[],
     )
     report.warnings.extend(_warnings(report))
@@ -255,6 +257,28 @@ def fitted_map(codes: Codes, actions: Codes, size: int) -> tuple[Codes, NDArray[
     return of, confidence.astype(np.float32)
 
 
+def in_own_scene(
+    drawn: NDArray[np.uint8], after: NDArray[np.uint8], episodes: NDArray[np.int64], other: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether each drawn frame [N, H, W, C] is nearer to a frame of its own episode than to the other step's, bool [N].
+
+    Args:
+        drawn: what follows each step's past under another's code.
+        after: what did follow.
+        episodes: of the steps, [N].
+        other: the steps that codes were taken from, [N]; never a part of the own scene.
+    """
+    steps = {number: np.flatnonzero(episodes == number) for number in np.unique(episodes)}
+    stays = np.zeros(len(drawn), bool)
+    for at, frame in enumerate(drawn.astype(np.float32)):
+        of = steps[episodes[at]]
+        scene = np.append(of[:: len(of) // _SCENE + 1], at)
+        scene = scene[scene != other[at]]
+        error = np.square(after[np.append(scene, other[at])] - frame).mean((1, 2, 3))
+        stays[at] = error[:-1].min() < error[-1]
+    return stays
+
+
 def mutual_information(table: NDArray[np.int64]) -> float:
     """Of rows and columns of a table of counts, over the mean of their entropies; 0 where neither varies."""
     joint = table / max(1, table.sum())
@@ -269,9 +293,10 @@ def _refuse(store: TrajectoryStore, check: str, found: str, expected: str, mend:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """N steps: frames uint8 [N, T, H, W, C], actions and codes [N], numbers [N, D], distance to the point."""
+    """N steps: frames uint8 [N, T, H, W, C], episodes, actions, codes [N], numbers [N, D], distance to the point."""
 
     frames: NDArray[np.uint8]
+    episodes: NDArray[np.int64]
     actions: Codes
     codes: Codes
     numbers: NDArray[np.float32]
@@ -281,7 +306,7 @@ class _Steps:
 def _steps(model: Any, store: TrajectoryStore, episodes: Sequence[int] | NDArray[Any], seed: int) -> _Steps:
     count = min(_STEPS, int(store.lengths[episodes].sum()))  # no more than there are: each costs several dreams
     windows = store.windows(model.window_length, count, seed, episodes=[int(number) for number in episodes])
-    batch = windows.batch(0)
+    batch, (numbered, _) = windows.batch(0), windows.drawn(0)
     whole = batch.valid.all(1)
     frames = flatten(batch.observations)[model.image][whole]
     assert batch.actions is not None
@@ -293,7 +318,8 @@ def _steps(model: Any, store: TrajectoryStore, episodes: Sequence[int] | NDArray
     start = (
         int(getattr(next(iter(leaf_spaces(store.spaces.action).values())), "start", 0)) if store.spaces.action else 0
     )
-    return _Steps(frames.numpy(), actions.numpy() - start, codes.numpy(), numbers.numpy(), distance.numpy())
+    told = actions.numpy() - start
+    return _Steps(frames.numpy(), numbered[whole.numpy()], told, codes.numpy(), numbers.numpy(), distance.numpy())
 
 
 def _foretold(model: Any, frames: NDArray[np.uint8], codes: Codes) -> NDArray[np.uint8]:
@@ -332,11 +358,6 @@ def _probe(fit: _Steps, held: _Steps, chosen: NDArray[np.int64], choices: int) -
     with torch.no_grad():
         named = said(torch.from_numpy(held.numbers)).argmax(1).numpy()
     return float((named == held.actions).mean())
-
-
-def _squared(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float64]:
-    error: NDArray[np.float64] = np.square(one.astype(np.float64) - other).mean((1, 2, 3))
-    return error
 
 
 def _entropy(shares: NDArray[np.float64]) -> float:

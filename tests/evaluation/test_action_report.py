@@ -13,7 +13,7 @@ from seqwm.core.errors import DataError, SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.spaces import space_to_json
 from seqwm.evaluation.action_page import draw_actions
-from seqwm.evaluation.action_report import action_report, ask_for, fitted_map, mutual_information
+from seqwm.evaluation.action_report import action_report, ask_for, fitted_map, in_own_scene, mutual_information
 from seqwm.nn.finite_scalar import FiniteScalar
 from seqwm.nn.latent_action_model import LatentOptions
 from tests.fakes.frames import shaded_logs
@@ -86,6 +86,19 @@ def test_mutual_information_of_tables_with_known_values():
     assert mutual_information(np.array([[5, 0], [0, 0]])) == 0.0
     # codes 0 and 1 split action 0: I = ln 2, H(code) = 1.5 ln 2, H(action) = ln 2
     assert mutual_information(np.array([[1, 0], [1, 0], [0, 2]])) == pytest.approx(2 / (1.5 + 1))
+
+
+def test_a_frame_that_an_action_changes_more_than_scenes_differ_is_in_its_own_scene_and_a_copy_of_another_is_not():
+    scenes = np.zeros((2, 1, 8, 8, 3), np.uint8)
+    scenes[0, 0, 0, 0], scenes[1, 0, 7, 7] = 100, 100
+    left, right = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
+    left[:, :4], right[:, 4:] = 50, 50  # lit, as it was turned
+    after = np.concatenate((scenes[0] + left, scenes[0] + right, scenes[1] + left, scenes[1] + right))
+    episodes, other = np.array([0, 0, 1, 1]), np.array([3, 2, 1, 0])
+    turned = after[[1, 0, 3, 2]]
+    assert in_own_scene(turned, after, episodes, other).all()
+    assert not in_own_scene(after[other], after, episodes, other).any()
+    assert in_own_scene(after, after, np.zeros(4, np.int64), other).all()
 
 
 def test_labels_are_asked_for_where_codes_disagree_and_of_each_code_the_surest_first():
