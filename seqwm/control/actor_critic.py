@@ -31,7 +31,7 @@ from seqwm.core.errors import SpaceError
 from seqwm.core.spaces import leaf_spaces
 from seqwm.core.types import State
 from seqwm.data.arrivals import Arrivals
-from seqwm.nn.dense import MLP, Activation, Norm
+from seqwm.nn.dense import MLP, Activation, Norm, in_pieces
 from seqwm.nn.distributions import (
     BoundedNormal,
     Categories,
@@ -43,6 +43,7 @@ from seqwm.nn.distributions import (
 )
 from seqwm.nn.latent_world import LatentWorld, held_still
 from seqwm.nn.leaves import Leaf
+from seqwm.nn.rms_layers import product_type, raised
 
 Part: TypeAlias = Categories | BoundedNormal | TanhNormal
 
@@ -209,7 +210,10 @@ class ActorCritic(nn.Module):
 
     def policy(self, features: Tensor) -> Actions:
         """The distribution of actions in states [..., F]."""
-        o, outputs, offset = self.options, self.actor(features), 0
+        return self._distribution(self.actor(features))
+
+    def _distribution(self, outputs: Tensor) -> Actions:
+        o, outputs, offset = self.options, raised(outputs), 0
         parts: list[Part] = []
         sizes: list[int] = []
         for leaf in self.leaves:
@@ -234,23 +238,22 @@ class ActorCritic(nn.Module):
         horizon, lanes = self.options.horizon, len(start["deterministic"])
         device = start["deterministic"].device
         noise = world.rssm.noise(horizon, lanes, generator=generator, device=device)
-        state, features = start, [world.features(start)]
-        actions, log_densities, entropies = [], [], []
+        kind = product_type(start["deterministic"])  # of all that read them
+        state, features = start, [world.features(start).to(kind)]
+        outputs, drawn, actions = [], [], []
         for t in range(horizon):
             with torch.enable_grad():
-                chosen = self.policy(features[-1].detach())
-                drawn = chosen.noise(generator)
-                action = chosen.sample(drawn)
-                log_densities.append(chosen.log_density(action.detach()))
-                entropies.append(chosen.entropy(drawn))
-            if not torch.is_grad_enabled():
-                action = action.detach()
-            actions.append(action)
-            state = world.rssm.step(state, action, noise[t])
-            features.append(world.features(state))
+                outputs.append(self.actor(features[-1].detach()))
+            chosen = self._distribution(outputs[-1])
+            drawn.append(chosen.noise(generator))
+            actions.append(chosen.sample(drawn[-1]))
+            state = world.rssm.step(state, actions[-1], noise[t])
+            features.append(world.features(state).to(kind))
+        taken = torch.stack(actions)
         with torch.enable_grad():
-            score, spread = torch.stack(log_densities), torch.stack(entropies)
-        return Dream(torch.stack(features), torch.stack(actions), score, spread)
+            chosen = self._distribution(torch.stack(outputs))
+            score, spread = chosen.log_density(taken.detach()), chosen.entropy(torch.stack(drawn))
+        return Dream(torch.stack(features), taken, score, spread)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -313,17 +316,18 @@ class ActorCritic(nn.Module):
 
     def value(self, outputs: Tensor) -> Tensor:
         """What the critic's outputs stand for, [...]."""
-        return two_hot_mean(outputs, self.bins) if self.options.values == "two_hot" else outputs[..., 0]
+        return two_hot_mean(outputs, self.bins) if self.options.values == "two_hot" else raised(outputs[..., 0])
 
     def _critic_loss(self, outputs: Tensor, features: Tensor, target: Tensor, weights: Tensor) -> Tensor:
         targets = [target]
         if self.options.slow == "regulariser" and self.slow is not None:
+            slow = self.slow
             with torch.no_grad():
-                targets.append(self.value(self.slow(features)))
+                targets.append(in_pieces(lambda rows: self.value(slow(rows)), features))
         if self.options.values == "two_hot":
             loss = two_hot_loss(outputs, *targets, bins=self.bins)
         else:
-            loss = torch.stack([0.5 * (outputs[..., 0] - one).square() for one in targets]).sum(0)
+            loss = torch.stack([0.5 * (raised(outputs[..., 0]) - one).square() for one in targets]).sum(0)
         return (weights * loss).mean()
 
     def _scale(self) -> Tensor | float:

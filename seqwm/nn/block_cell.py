@@ -22,7 +22,10 @@ from torch import Tensor
 
 from seqwm.nn.distributions import blended, one_hot
 from seqwm.nn.perceptron import product
-from seqwm.nn.rms_layers import Normed, rms_silu, rms_silu_backward
+from seqwm.nn.rms_layers import Normed, rms_silu, rms_silu_, rms_silu_backward
+
+_of_sigmoid = torch.ops.aten.sigmoid_backward.default  # gradients from those of outputs and the outputs
+_of_tanh = torch.ops.aten.tanh_backward.default
 
 
 class CellWeights(NamedTuple):
@@ -63,36 +66,62 @@ class Cell:
     Args:
         weights: of the cell.
         eps: of the norms.
+        kind: of the products.
     """
 
-    def __init__(self, weights: CellWeights, eps: float) -> None:
-        self.weights, self.eps = weights, eps
-        self.blocks, _, self.columns = weights.hidden.shape
-        self.own = weights.hidden[:, : self.columns]
-        self.shared = weights.hidden[:, self.columns :].transpose(0, 1).flatten(1)  # [3 hidden, D]
-        self.bias = weights.hidden_bias.flatten()
+    def __init__(self, weights: CellWeights, eps: float, kind: torch.dtype) -> None:
+        self.weights, self.eps, self.kind = weights, eps, kind
+        self.low = low = CellWeights(*(weight.to(kind) for weight in weights))
+        self.blocks, _, self.columns = low.hidden.shape
+        self.own = low.hidden[:, : self.columns]
+        self.shared = low.hidden[:, self.columns :].transpose(0, 1).flatten(1)  # [3 hidden, D]
+        self.bias = low.hidden_bias.flatten()
+        self.gates_bias = low.gates_bias.clone()
+        self.gates_bias[..., 2 * self.columns :] -= 1  # of the update gate
 
     def forward(self, h: Tensor, z: Tensor, driven: Tensor) -> Moved:
-        """From h [B, D], z [B, Z] and the embedded action [B, hidden]."""
+        """From h [B, D], z [B, Z] and the embedded action [B, hidden], with what a backward pass needs."""
         w = self.weights
         state = rms_silu(product(h, w.state, w.state_bias), w.state_gain, self.eps)
         stochastic = rms_silu(product(z, w.stochastic, w.stochastic_bias), w.stochastic_gain, self.eps)
         shared = torch.cat([state[2], stochastic[2], driven], 1)
-        y = product(shared, self.shared.t(), self.bias)
-        self._split(y).add_(torch.bmm(self._split(h), self.own))
-        hidden = rms_silu(y, w.hidden_gain, self.eps)
-        gates = torch.baddbmm(w.gates_bias, self._split(hidden[2]).contiguous(), w.gates)
-        gates = gates.view(self.blocks, -1, 3, self.columns).permute(2, 1, 0, 3).reshape(3, *h.shape)
-        reset, raw, update = gates[0].sigmoid_(), gates[1], gates[2].sub_(1).sigmoid_()
+        hidden = rms_silu(self._joined(h, shared), w.hidden_gain, self.eps)
+        reset, raw, update = self._gates(hidden[2])
         candidate = (reset * raw).mul_(2).sigmoid_().mul_(2).sub_(1)
         return Moved(h, z, state, stochastic, shared, hidden, reset, raw, candidate, update, h.lerp(candidate, update))
+
+    def step(self, h: Tensor, z: Tensor, driven: Tensor) -> Tensor:
+        """h' alone, with products of a type of their own."""
+        w, low, kind = self.weights, self.low, self.kind
+        low_h = h.to(kind)
+        state = product(low_h, low.state, low.state_bias).to(h.dtype)
+        stochastic = product(z.to(kind), low.stochastic, low.stochastic_bias).to(h.dtype)
+        parts = rms_silu_(state, w.state_gain, self.eps), rms_silu_(stochastic, w.stochastic_gain, self.eps), driven
+        shared = torch.cat([part.to(kind) for part in parts], 1)
+        hidden = rms_silu_(self._joined(low_h, shared).to(h.dtype), w.hidden_gain, self.eps)
+        reset, raw, update = self._gates(hidden.to(kind)).to(h.dtype)
+        candidate = raw.mul_(reset).mul_(2).sigmoid_().mul_(2).sub_(1)
+        return h.lerp(candidate, update)
+
+    def _joined(self, h: Tensor, shared: Tensor) -> Tensor:
+        """The inputs of the hidden layer's norm, [B, D]."""
+        y = product(shared, self.shared.t(), self.bias)
+        self._split(y).baddbmm_(self._split(h), self.own)
+        return y
+
+    def _gates(self, n: Tensor) -> Tensor:
+        """Of a hidden layer [B, D]: reset gate, what it applies to, and update gate, [3, B, D]."""
+        gates = torch.baddbmm(self.gates_bias, self._split(n).contiguous(), self.low.gates)
+        gates = gates.view(self.blocks, -1, 3, self.columns).permute(2, 1, 0, 3).reshape(3, *n.shape)
+        gates[::2].sigmoid_()
+        return gates
 
     def backward(self, moved: Moved, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """From the gradient of h' those of h, z and driven, and what `gradients` needs of this step."""
         w, m = self.weights, moved
-        of_update = (m.candidate - m.h).mul_(gradient).mul_(m.update).mul_(1 - m.update)
-        of_product = (gradient * m.update).mul_(1 - m.candidate.square())
-        of_reset = (of_product * m.raw).mul_(m.reset).mul_(1 - m.reset)
+        of_update = _of_sigmoid((m.candidate - m.h).mul_(gradient), m.update)
+        of_product = _of_tanh(gradient * m.update, m.candidate)
+        of_reset = _of_sigmoid(of_product * m.raw, m.reset)
         of_gates = torch.stack([of_reset, of_product.mul_(m.reset), of_update])
         of_gates = of_gates.view(3, -1, self.blocks, self.columns).permute(2, 1, 0, 3).flatten(2)  # [blocks, B, 3 d]
         of_n = torch.bmm(of_gates, w.gates.transpose(1, 2)).transpose(0, 1).reshape(m.h.shape)
@@ -101,8 +130,8 @@ class Cell:
         of_state, of_stochastic, of_driven = of_shared.chunk(3, 1)
         of_state, state_gain = rms_silu_backward(of_state, m.state, w.state_gain)
         of_stochastic, stochastic_gain = rms_silu_backward(of_stochastic, m.stochastic, w.stochastic_gain)
-        of_h = gradient - gradient * m.update
-        self._split(of_h).add_(torch.bmm(self._split(of_hidden), self.own.transpose(1, 2)))
+        of_h = gradient.addcmul(gradient, m.update, value=-1)
+        self._split(of_h).baddbmm_(self._split(of_hidden), self.own.transpose(1, 2))
         of_h.add_(product(of_state, w.state.t()))
         kept = [of_state, state_gain, of_stochastic, stochastic_gain, of_hidden, hidden_gain, of_gates]
         return of_h, product(of_stochastic, w.stochastic.t()), of_driven, kept
@@ -162,7 +191,7 @@ class Observed(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One row after another."""
-        cell, w = Cell(CellWeights(*weights[:11]), eps), PosteriorWeights(*weights[11:])
+        cell, w = Cell(CellWeights(*weights[:11]), eps, weights[0].dtype), PosteriorWeights(*weights[11:])
         rows: list[tuple[Moved, Normed, Tensor]] = []
         states, samples = [], []
         for t in range(driven.shape[1]):
@@ -184,7 +213,7 @@ class Observed(torch.autograd.Function):
     def backward(ctx: Any, of_states: Tensor, of_samples: Tensor, of_logs: Tensor) -> tuple[Tensor | None, ...]:
         """Backwards from row to row; then the weights' gradients from all rows at once."""
         keep, plain, *weights = ctx.saved_tensors
-        cell, w = Cell(CellWeights(*weights[:11]), ctx.eps), PosteriorWeights(*weights[11:])
+        cell, w = Cell(CellWeights(*weights[:11]), ctx.eps, weights[0].dtype), PosteriorWeights(*weights[11:])
         direct = of_logs.div(blended(plain, ctx.uniform))  # what reaches probabilities otherwise than through samples
         of_h, of_z = torch.zeros_like(of_states[:, 0]), torch.zeros_like(of_samples[:, 0])
         kept: list[list[Tensor]] = []

@@ -7,6 +7,7 @@ block-diagonal weights the fan-in counts all blocks, as there.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -14,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqwm.nn.rms_layers import rms_layers
+from seqwm.nn.rms_layers import raised, rms_layers
 
 Norm = Literal["rms", "layer", "none"]
 Activation = Literal["silu", "elu"]
 
 EPSILON = {"rms": 1e-4, "layer": 1e-3}
+_ROWS = 2048  # whose activations stay in a processor's cache
 
 
 def normalisation(kind: Norm, width: int) -> nn.Module:
@@ -114,7 +116,7 @@ class Layer(nn.Module):
         """[..., inputs] to [..., width]."""
         if norm_is_written_out(self.kind, self.activation, x):
             return rms_layers(x, [self.parts()], EPSILON["rms"])
-        return activate(self.norm(self.linear(x)), self.activation)
+        return activate(self.norm(raised(self.linear(x))), self.activation)
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weight, bias, and the norm's gain."""
@@ -146,10 +148,22 @@ class MLP(nn.Module):
         self.output = Linear(sizes[-1], outputs, scale) if outputs is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs]."""
-        first: Any = self.hidden[0]
-        if norm_is_written_out(first.kind, first.activation, x):
-            output = (self.output.weight, self.output.bias) if isinstance(self.output, Linear) else None
-            return rms_layers(x, [layer.parts() for layer in self.hidden], EPSILON["rms"], output)  # type: ignore
-        out: Tensor = self.output(self.hidden(x))
-        return out
+        """[..., inputs] to [..., outputs]; under `torch.autocast` of the type that products are made in."""
+        return passed(x, self.hidden, self.output)
+
+
+def passed(x: Tensor, hidden: nn.Sequential, output: nn.Module) -> Tensor:
+    """[..., inputs] through layers and an output, which is a linear map or leaves their features."""
+    first: Any = hidden[0]
+    if norm_is_written_out(first.kind, first.activation, x):
+        last = (output.weight, output.bias) if isinstance(output, Linear) else None
+        return rms_layers(x, [layer.parts() for layer in hidden], EPSILON["rms"], last)  # type: ignore
+    out: Tensor = output(hidden(x))
+    return out
+
+
+def in_pieces(read: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What `read` gives for x, [..., I] to [...]: a few rows at a time on a CPU, unless gradients are asked for."""
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return read(x)
+    return torch.cat([read(rows) for rows in x.flatten(0, -2).split(_ROWS)]).view(x.shape[:-1])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -63,26 +64,31 @@ class _CrossEntropy(torch.autograd.Function):
     """Of logits [N, 255] and, of each target, the bin below it and the weight of the one above it, [N, targets].
 
     In pieces of so many rows that a CPU keeps them near: what is made of them lies in no memory that is new each time.
+    The loss is float32 whatever the logits are.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, below: Tensor, above: Tensor) -> Tensor:
-        total = torch.cat([rows.logsumexp(1) for rows in logits.split(_ROWS)])
-        ctx.save_for_backward(logits, total, below, above)
-        ends = torch.lerp(logits.gather(1, below), logits.gather(1, below + 1), above)
-        return below.shape[1] * total - ends.sum(1)
+        losses, totals = [], []
+        for low, k, share in zip(*(part.split(_ROWS) for part in (logits, below, above)), strict=True):
+            rows = low.to(above.dtype)
+            totals.append(rows.logsumexp(1))
+            ends = torch.lerp(rows.gather(1, k), rows.gather(1, k + 1), share)
+            losses.append(k.shape[1] * totals[-1] - ends.sum(1))
+        ctx.save_for_backward(logits, torch.cat(totals), below, above)
+        return torch.cat(losses)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         logits, total, below, above = ctx.saved_tensors
-        of_logits, share = torch.empty_like(logits), (below.shape[1] * gradient)[:, None]
-        for out, rows, own, many in zip(
-            *(part.split(_ROWS) for part in (of_logits, logits, total[:, None], share)), strict=True
-        ):
-            torch.sub(rows, own, out=out).exp_().mul_(many)
-        of_logits.scatter_add_(1, below, -gradient[:, None] * (1 - above))
-        of_logits.scatter_add_(1, below + 1, -gradient[:, None] * above)
+        of_logits = torch.empty_like(logits)
+        pieces = (of_logits, logits, total[:, None], gradient[:, None], below, above)
+        for out, low, own, weight, k, share in zip(*(part.split(_ROWS) for part in pieces), strict=True):
+            rows = torch.sub(low.to(above.dtype), own).exp_().mul_(k.shape[1] * weight)
+            rows.scatter_add_(1, k, -weight * (1 - share))
+            rows.scatter_add_(1, k + 1, -weight * share)
+            out.copy_(rows)
         return of_logits, None, None
 
 
@@ -93,8 +99,8 @@ def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     """
     means, half = [], BINS // 2
     for rows in logits.flatten(0, -2).split(_ROWS):
-        weights = rows.softmax(-1)
-        means.append((weights[:, half + 1 :] - weights[:, :half].flip(-1)) @ bins[half + 1 :])
+        weights = rows.to(bins.dtype).softmax(-1)
+        means.append(torch.mv(weights[:, half + 1 :] - weights[:, :half].flip(-1), bins[half + 1 :]))
     return torch.cat(means).view(logits.shape[:-1])
 
 
@@ -138,12 +144,19 @@ def drawn(logits: Tensor, uniform: float, noise: Tensor | None) -> Tensor:
     if noise is None:
         return one_hot(logits, None)
     x = logits.flatten(0, -2).t().contiguous()
-    heights = (x - x.amax(0)).exp_().cumsum(0)
+    rows = x.unbind()
+    largest = rows[0].clone()
+    for row in rows[1:]:
+        torch.maximum(largest, row, out=largest)
+    x.sub_(largest).exp_()
+    for before, row in pairwise(rows):  # several times as fast as cumsum over the first dimension
+        row.add_(before)
     beneath = torch.arange(1, classes, device=x.device)[:, None] * (uniform / classes)
-    levels = (noise.flatten() - beneath) * (heights[-1] / (1 - uniform))
-    passed = F.pad((heights[:-1] <= levels).to(x.dtype), (0, 0, 1, 1))  # 1 of all categories up to the one before
-    passed[0] = 1.0
-    return (passed[:-1] - passed[1:]).t().reshape(logits.shape)
+    levels = (noise.flatten() - beneath).mul_(rows[-1] / (1 - uniform))
+    above = x.new_ones(classes + 1, x.shape[1])  # whether categories up to this one reach above the noise
+    above[0] = 0
+    torch.gt(x[:-1], levels, out=above[1:-1])
+    return (above[1:] - above[:-1]).t().reshape(logits.shape)
 
 
 def categorical_kl(p: Tensor, q: Tensor) -> Tensor:

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from seqwm.core.protocols import Step
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.data.arrivals import Arrivals, arrivals
-from seqwm.nn.dense import MLP
+from seqwm.nn.dense import MLP, in_pieces
 from seqwm.nn.distributions import two_hot_bins, two_hot_loss, two_hot_mean
 from seqwm.nn.leaves import ActionCodec
 from seqwm.nn.observations import ObservationCodec, Units
+from seqwm.nn.rms_layers import raised
 from seqwm.nn.rssm import RSSM, Latents, RSSMOptions, kl_losses
 
 
@@ -106,7 +107,7 @@ class LatentWorld(nn.Module):
         parts = {
             "reconstruction": o.reconstruction_scale * self.observations.loss(features, rows.observations),
             "continue": F.binary_cross_entropy_with_logits(
-                self.continue_head(features)[..., 0], o.discount * (~rows.terminated).float(), reduction="none"
+                raised(self.continue_head(features)[..., 0]), o.discount * (~rows.terminated).float(), reduction="none"
             ),
         }
         if o.rewards != "none":
@@ -115,7 +116,7 @@ class LatentWorld(nn.Module):
             if o.rewards == "two_hot":
                 parts["reward"] = two_hot_loss(outputs, rows.rewards, bins=self.bins)
             else:
-                parts["reward"] = 0.5 * (outputs[..., 0] - rows.rewards).square()
+                parts["reward"] = 0.5 * (raised(outputs[..., 0]) - rows.rewards).square()
         dynamics, representation = kl_losses(self.rssm, latents.posterior, latents.prior)
         for name, scale, kl in (
             ("dynamics", o.dynamics_scale, dynamics),
@@ -136,12 +137,13 @@ class LatentWorld(nn.Module):
 
     def reward(self, features: Tensor) -> Tensor:
         """The mean of the reward that arrives with these states, [...]."""
-        outputs = self.reward_head(features)
-        return two_hot_mean(outputs, self.bins) if self.options.rewards == "two_hot" else outputs[..., 0]
+        if self.options.rewards == "two_hot":
+            return in_pieces(lambda rows: two_hot_mean(self.reward_head(rows), self.bins), features)
+        return in_pieces(lambda rows: raised(self.reward_head(rows)[..., 0]), features)
 
     def discounts(self, features: Tensor) -> Tensor:
         """The probability that the task goes on, times the discount, [...]."""
-        return torch.sigmoid(self.continue_head(features)[..., 0])
+        return in_pieces(lambda rows: torch.sigmoid(raised(self.continue_head(rows)[..., 0])), features)
 
     # -- the contract -----------------------------------------------------------------------------------------------
 

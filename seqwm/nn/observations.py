@@ -24,6 +24,7 @@ from seqwm.core.types import TensorTree, Tree
 from seqwm.nn.dense import MLP, Activation, Linear, Norm, activate, initialise, normalisation
 from seqwm.nn.distributions import symexp, symlog
 from seqwm.nn.leaves import Leaf, features_of
+from seqwm.nn.rms_layers import raised
 
 Units = Literal["symlog", "standardised"]
 
@@ -98,7 +99,7 @@ class ObservationCodec(nn.Module):
         values = flatten(observations)
         total = features.new_zeros(features.shape[:-1])
         if self.decoder is not None:
-            outputs, target, offset = self.decoder(features), self.vector(values), 0
+            outputs, target, offset = raised(self.decoder(features)), self.vector(values), 0
             for leaf in self.leaves:
                 span = slice(offset, offset + leaf.size)
                 if leaf.sizes:
@@ -143,7 +144,7 @@ class Camera(nn.Module):
         """[..., H, W, C] uint8 to [..., size]."""
         x = frames.flatten(0, -4).movedim(-1, 1).float() / 255 - 0.5
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = activate(norm(convolution(x).movedim(1, -1)).movedim(-1, 1), self.activation)
+            x = activate(norm(raised(convolution(x)).movedim(1, -1)).movedim(-1, 1), self.activation)
         return x.reshape(*frames.shape[:-3], -1)
 
 
@@ -166,9 +167,9 @@ class Projector(nn.Module):
         """[..., N] to [..., H, W, C]."""
         x = self.linear(features.flatten(0, -2)).unflatten(-1, self.smallest)
         for norm, convolution, size in zip(self.norms, self.convolutions, self.sizes, strict=True):
-            x = activate(norm(x.movedim(1, -1)).movedim(-1, 1), self.activation)
+            x = activate(norm(raised(x).movedim(1, -1)).movedim(-1, 1), self.activation)
             x = convolution(F.interpolate(x, size=size, mode="nearest"))
-        frames: Tensor = torch.sigmoid(x).movedim(1, -1)
+        frames: Tensor = torch.sigmoid(raised(x)).movedim(1, -1)
         return frames.reshape(*features.shape[:-1], *frames.shape[1:])
 
 

@@ -30,7 +30,9 @@ def _half_used() -> bool:
     return first.get("vendor_id") == "AuthenticAMD" and int(first.get("cpu family", "0")) >= 26
 
 
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise") and _half_used()
+_MANY = 2048  # rows of x from which on oneDNN is the faster on any processor: MKL does not keep them near
+_REACHED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ONEDNN = _REACHED and _half_used()
 
 
 class Perceptron(nn.Module):
@@ -90,7 +92,9 @@ class Perceptron(nn.Module):
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """x W^T + b of [B, I] and [O, I], in whichever order they lie in memory; into `out`, where it is given."""
     large = min(x.numel(), weight.numel()) >= _LARGE
-    if _ONEDNN and large and x.device.type == "cpu" and x.dtype == torch.float32:
+    half = x.dtype == torch.bfloat16
+    wanted = half or (x.dtype == torch.float32 and (_ONEDNN or len(x) >= _MANY))
+    if _REACHED and wanted and large and x.device.type == "cpu":
         made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return made if out is None else out.copy_(made)
     if out is None:

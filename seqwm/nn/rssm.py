@@ -42,8 +42,10 @@ from seqwm.nn.dense import (
     activate,
     norm_is_written_out,
     normalisation,
+    passed,
 )
 from seqwm.nn.distributions import categorical_kl, drawn, mixed, normal_kl, straight_through
+from seqwm.nn.rms_layers import product_type, raised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,7 @@ class RSSM(nn.Module):
         deterministic, stochastic = state["deterministic"], state["stochastic"]
         keep = (~first).to(embedded.dtype)[..., None]
         driven = self.recurrence.embed_action(actions * keep)
-        seen = self.posterior_observation(embedded)
+        seen = raised(self.posterior_observation(embedded))
         if self._written_out(embedded):
             return self._observed(driven, seen, keep, state, noise)
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -182,7 +184,8 @@ class RSSM(nn.Module):
         (into, into_bias), (out, out_bias) = ((layer.weight, layer.bias) for layer in layers)
         weights = (*cast(BlockGRU, self.recurrence).weights(), into, into_bias, gain, out, out_bias)
         start, constants = (state["deterministic"], state["stochastic"]), (o.classes, o.uniform, EPSILON["rms"])
-        h, z, q = Observed.apply(driven, seen, keep, *start, noise, *constants, *weights)
+        with torch.autocast(driven.device.type, enabled=False):  # too few rows at a time to gain by bf16
+            h, z, q = Observed.apply(driven, seen, keep, *start, noise, *constants, *weights)
         return Latents(h, z, q, self.prior(h)), {"deterministic": h[:, -1], "stochastic": z[:, -1]}
 
     def update(self, state: State, embedded: Tensor, action: Tensor, first: Tensor, noise: Tensor | None) -> State:
@@ -198,13 +201,14 @@ class RSSM(nn.Module):
         driven = self.recurrence.embed_action(action)
         h = self.recurrence(state["deterministic"], state["stochastic"], driven)
         if self.options.classes and not torch.is_grad_enabled():
-            raw = self.prior_output(self.prior_hidden(h)).unflatten(-1, (-1, self.options.classes))
-            return {"deterministic": h, "stochastic": drawn(raw, self.options.uniform, noise).flatten(-2)}
+            raw = passed(h, self.prior_hidden, self.prior_output).unflatten(-1, (-1, self.options.classes))
+            return {"deterministic": h, "stochastic": drawn(raised(raw), self.options.uniform, noise).flatten(-2)}
         return {"deterministic": h, "stochastic": self._draw(self.prior(h), noise)}
 
     def prior(self, deterministic: Tensor) -> Tensor:
         """Parameters of z given h [..., D]."""
-        return self._distribution(self.prior_output(self.prior_hidden(deterministic)))
+        raw = passed(deterministic, self.prior_hidden, self.prior_output)
+        return self._distribution(raised(raw))
 
     def kl(self, p: Tensor, q: Tensor) -> Tensor:
         """KL(p || q) summed over the variables, [...], of parameters as `Latents` holds them."""
@@ -213,8 +217,8 @@ class RSSM(nn.Module):
         return normal_kl(*p.chunk(2, -1), *q.chunk(2, -1))
 
     def _posterior(self, h: Tensor, seen: Tensor) -> Tensor:
-        hidden = activate(self.posterior_norm(self.posterior_state(h) + seen), self.options.activation)
-        return self._distribution(self.posterior_output(hidden))
+        hidden = activate(self.posterior_norm(raised(self.posterior_state(h) + seen)), self.options.activation)
+        return self._distribution(raised(self.posterior_output(hidden)))
 
     def _distribution(self, raw: Tensor) -> Tensor:
         o = self.options
@@ -257,8 +261,8 @@ class PlainGRU(nn.Module):
 
     def forward(self, h: Tensor, z: Tensor, driven: Tensor) -> Tensor:
         """h [B, D], z [B, Z] and the embedded action to the next h."""
-        x = activate(self.inputs_norm(self.inputs(z) + driven), self.options.activation)
-        return _gated(self.gates_norm(self.gates(torch.cat([x, h], -1))), h)
+        x = activate(self.inputs_norm(raised(self.inputs(z) + driven)), self.options.activation)
+        return _gated(self.gates_norm(raised(self.gates(torch.cat([x, h], -1)))), h)
 
 
 class BlockGRU(nn.Module):
@@ -288,13 +292,13 @@ class BlockGRU(nn.Module):
         """h [B, D], z [B, Z] and the embedded action to the next h."""
         o = self.options
         if not torch.is_grad_enabled() and norm_is_written_out(o.norm, o.activation, h):
-            return Cell(self.weights(), EPSILON["rms"]).forward(h, z, driven).following
+            return Cell(self.weights(), EPSILON["rms"], product_type(h)).step(h, z, driven)
         shared = torch.cat([self.state_in(h), self.stochastic_in(z), driven], -1)
         blocks = h.unflatten(-1, (o.blocks, -1)).transpose(0, 1)
         x = self.hidden(blocks, shared)
-        x = activate(self.hidden_norm(x.transpose(0, 1).flatten(1)), o.activation)
+        x = activate(self.hidden_norm(raised(x).transpose(0, 1).flatten(1)), o.activation)
         gates = self.gates(x.unflatten(-1, (o.blocks, -1)).transpose(0, 1))  # [blocks, B, 3 D / blocks]
-        return _gated(gates.transpose(0, 1), h.unflatten(-1, (o.blocks, -1))).flatten(1)
+        return _gated(raised(gates).transpose(0, 1), h.unflatten(-1, (o.blocks, -1))).flatten(1)
 
 
 def _gated(gates: Tensor, h: Tensor) -> Tensor:

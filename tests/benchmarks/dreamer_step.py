@@ -1,16 +1,18 @@
-"""Update of Dreamer V3 at equal sizes and starts against NM512/r2dreamer and sheeprl, turn about in one process.
+"""Update of Dreamer V3, in float32 and with products in bf16, at equal sizes and starts against NM512/r2dreamer and
+sheeprl, turn about in one process.
 
     git clone https://github.com/NM512/r2dreamer && pip install tensordict omegaconf
     pip install --no-deps sheeprl lightning pytorch-lightning lightning-utilities torchmetrics hydra-core
-    python tests/benchmarks/dreamer_step.py [--r2dreamer r2dreamer] [--sheeprl] [--pairs 6] [--threads 1]
+    python tests/benchmarks/dreamer_step.py [--r2dreamer r2dreamer] [--sheeprl] [--rounds 6] [--threads 1]
 
 Two sizes: what CartPole-v1 needs (4 numbers, 2 actions, 16 windows of 32 rows, 512 starts), and danijar/dreamerv3's
 size1m on a walker (24 numbers, 6 actions, 16 windows of 64 rows, 1 024 starts). Parameters are counted and equal. Each
 update is the whole of it: world, 15 imagined steps from every row, actor, critic on imagined and logged rows, slow
 critic, LaProp with clipping; ours draws its windows from a store of short episodes, too. r2dreamer runs its 'dreamer'
-loss, sheeprl its `dreamer_v3_5`, both as they come, uncompiled; all in float32. Times are those of the processor, so
-that a busy machine is no argument; one JSON line a size and peer, the ratio is the median over pairs. Without a peer,
-ours alone.
+loss, in float32, sheeprl its `dreamer_v3_5`, in float32 and in its own `bf16-mixed`, both as they come, uncompiled.
+danijar/dreamerv3 computes in bf16, as ours does with `train.precision: bf16`. Times are those of the processor, so that
+a busy machine is no argument; one JSON line a size. `ratio_float32` is how many updates ours in float32 makes in the
+time of one of each other side, `ratio_bf16` the same of ours in bf16; both are medians over rounds.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def ours(size: dict[str, Any]) -> tuple[Callable[[], float], int]:
+def ours(size: dict[str, Any], precision: Any = "float32") -> tuple[Callable[[], float], int]:
     generator = np.random.default_rng(0)
     both = Spaces(spaces.Box(-np.inf, np.inf, (size["observation"],), np.float32), size["action"])
     store = TrajectoryStore.create(None, both)
@@ -66,7 +68,8 @@ def ours(size: dict[str, Any]) -> tuple[Callable[[], float], int]:
         imagined_rows=size["rows"],
         **{name: size[name] for name in ("deterministic", "classes", "stochastic", "width")},
     )
-    learner = dreamer.learner(options, store, TrainOptions(steps=1, batch_size=LANES, gradient_clip=0.3), seed=0)
+    train = TrainOptions(steps=1, batch_size=LANES, gradient_clip=0.3, precision=precision)
+    learner = dreamer.learner(options, store, train, seed=0)
     steps = iter(range(10**9))
 
     def step() -> float:
@@ -131,7 +134,7 @@ def r2dreamer(size: dict[str, Any], folder: Path) -> tuple[Callable[[], float], 
     return step, sum(p.numel() for p in learner._named_params.values())
 
 
-def sheeprl(size: dict[str, Any]) -> tuple[Callable[[], float], int]:
+def sheeprl(size: dict[str, Any], precision: Any = "32-true") -> tuple[Callable[[], float], int]:
     hydra: Any = importlib.import_module("hydra")
     configuration: Any = importlib.import_module("omegaconf").OmegaConf
     module: Any = importlib.import_module("sheeprl.algos.dreamer_v3_5.dreamer_v3_5")
@@ -155,7 +158,7 @@ def sheeprl(size: dict[str, Any]) -> tuple[Callable[[], float], int]:
     with hydra.initialize_config_module("sheeprl.configs", version_base="1.3"):
         whole = configuration.to_container(hydra.compose("config", overrides=changes), resolve=True)
     whole = importlib.import_module("sheeprl.utils.utils").dotdict(whole)
-    fabric = importlib.import_module("lightning.fabric").Fabric(accelerator="cpu", devices=1)
+    fabric = importlib.import_module("lightning.fabric").Fabric(accelerator="cpu", devices=1, precision=precision)
     seen = spaces.Dict({"state": spaces.Box(-np.inf, np.inf, (size["observation"],), np.float32)})
     world, actor, critic, slow, _ = agent.build_agent(fabric, actions, not discrete, whole, seen)
     parameters = [*world.parameters(), *actor.parameters(), *critic.parameters()]
@@ -187,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--r2dreamer", type=Path, help="a checkout of NM512/r2dreamer")
     parser.add_argument("--sheeprl", action="store_true", help="against the package that is installed")
-    parser.add_argument("--pairs", type=int, default=6, help="paired updates of each comparison")
+    parser.add_argument("--rounds", type=int, default=6, help="updates of each side")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -195,23 +198,22 @@ def main() -> None:
     if options.r2dreamer is not None:
         peers["r2dreamer"] = functools.partial(r2dreamer, folder=options.r2dreamer.resolve())
     if options.sheeprl:
-        peers["sheeprl"] = sheeprl
+        peers |= {"sheeprl": sheeprl, "sheeprl bf16-mixed": functools.partial(sheeprl, precision="bf16-mixed")}
     for name, size in SIZES.items():
         torch.manual_seed(0)
-        mine, parameters = ours(size)
-        figures: dict[str, Any] = {"name": f"dreamer-v3-{name}", "parameters": parameters, "unit": "updates/cpu-s"}
-        if not peers:
-            mine(), mine()
-            print(json.dumps(figures | {"ours": round(1 / statistics.median(mine() for _ in range(options.pairs)), 3)}))
-        for peer, make in peers.items():
-            theirs, counted = make(size)
-            for _ in range(2):
-                mine(), theirs()
-            pairs = [(mine(), theirs()) for _ in range(options.pairs)]
-            own, other = (statistics.median(side) for side in zip(*pairs, strict=True))
-            figures |= {"against": peer, "peer_parameters": counted, "ours": round(1 / own, 3)}
-            figures |= {"peer": round(1 / other, 3), "ratio": round(statistics.median(b / a for a, b in pairs), 2)}
-            print(json.dumps(figures), flush=True)
+        sides: dict[str, Callable[[], float]] = {}
+        counted: dict[str, int] = {}
+        for side, make in {"float32": ours, "bf16": functools.partial(ours, precision="bf16"), **peers}.items():
+            sides[side], counted[side] = make(size)
+        for side in sides.values():
+            side(), side()
+        rounds = [{side: job() for side, job in sides.items()} for _ in range(options.rounds)]
+        rates = {side: round(1 / statistics.median(turn[side] for turn in rounds), 3) for side in sides}
+        figures = {"name": f"dreamer-v3-{name}", "parameters": counted, "unit": "updates/cpu-s", "rates": rates}
+        for side in ("float32", "bf16"):
+            ratios = {p: round(statistics.median(turn[p] / turn[side] for turn in rounds), 2) for p in sides}
+            figures[f"ratio_{side}"] = {p: ratio for p, ratio in ratios.items() if p != side}
+        print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -96,9 +96,22 @@ def test_updates_are_a_pure_function_of_seed_step_and_data():
         assert one.update(step) == other.update(step)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("version", SMALL)
-def test_a_run_resumed_from_a_checkpoint_equals_one_that_went_on(version, tmp_path):
-    train = replace(TRAIN, ema=0.9, warmup_steps=4)
+def test_an_update_in_bf16_is_one_in_float32_but_for_rounding(version, kind):
+    half, full = (learner_of(SMALL[version], KINDS[kind], replace(TRAIN, precision=p)) for p in ("bf16", "float32"))
+    own, expected = half.update(0), full.update(0)
+    for name in ("loss_reconstruction", "loss_continue", "loss_reward", "loss_critic", "gradient_norm"):
+        assert own[name] == pytest.approx(expected[name], rel=0.1), name
+    assert own["loss"] != expected["loss"]
+    assert all(p.dtype == torch.float32 for p in half.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("version", "precision"), [("v1", "float32"), ("v2", "float32"), *(("v3", p) for p in ("float32", "bf16"))]
+)
+def test_a_run_resumed_from_a_checkpoint_equals_one_that_went_on(version, precision, tmp_path):
+    train = replace(TRAIN, ema=0.9, warmup_steps=4, precision=precision)
     whole = learner_of(SMALL[version], KINDS["continuous"], train)
     for step in range(3):
         whole.update(step)
@@ -189,8 +202,8 @@ def test_data_without_actions_and_settings_without_sense_are_refused():
         dreamer.Options(deterministic=20)
     with pytest.raises(ValueError, match="imagined_rows: found 1, expected at least 2"):
         dreamer.Options(imagined_rows=1)
-    with pytest.raises(ValueError, match=r"train\.precision: found bf16"):
-        dreamer.learner(SMALL["v3"], store_of(KINDS["discrete"]), replace(TRAIN, precision="bf16"), seed=0)
+    with pytest.raises(ValueError, match=r"train\.precision: found fp16"):
+        dreamer.learner(SMALL["v3"], store_of(KINDS["discrete"]), replace(TRAIN, precision="fp16"), seed=0)
     with pytest.raises(ValueError, match="expected none: it looks for the largest return"):
         dreamer.build(SMALL["v3"], store_of(KINDS["discrete"])).policy([3.0])
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from seqwm.nn.rssm import RSSM, RSSMOptions
+from seqwm.nn.rssm import RSSM, BlockGRU, RSSMOptions
 
 LANES, ROWS, ACTIONS, EMBEDDING = 3, 6, 2, 5
 OPTIONS = RSSMOptions(deterministic=16, stochastic=3, classes=4, hidden=8, blocks=4)
@@ -60,3 +60,16 @@ def test_a_step_without_gradients_is_the_step_with_them():
     with torch.no_grad():
         unseen = rssm.step(state, action, noise)
     torch.testing.assert_close(unseen, {name: part.detach() for name, part in seen.items()})
+
+
+def test_under_autocast_a_step_without_gradients_is_in_bf16_and_that_of_float32_but_for_rounding():
+    torch.manual_seed(0)
+    cell = BlockGRU(RSSMOptions(deterministic=64, stochastic=4, classes=8, hidden=64), 32, ACTIONS)
+    h, z, driven = torch.randn(16, 64).tanh(), torch.randn(16, 32), torch.randn(16, 64)
+    with torch.no_grad():
+        full = cell(h, z, driven)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = cell(h, z, driven)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)
+    torch.testing.assert_close(half, full, atol=0.02, rtol=0)

@@ -41,3 +41,20 @@ def test_weights_that_are_held_still_get_no_gradient_and_the_input_the_same_one(
     network(x).sum().backward()
     assert torch.equal(x.grad, free)
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_under_autocast_products_are_in_bf16_and_gradients_of_weights_those_of_float32_but_for_rounding():
+    torch.manual_seed(0)
+    network, x, weight = MLP(64, 32, 2, 64, "rms", "silu"), torch.randn(128, 64), torch.randn(128, 32)
+    network(x).mul(weight).sum().backward()
+    expected = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        made = network(x)
+    made.float().mul(weight).sum().backward()
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made.float(), network(x), atol=0.03, rtol=0.03)
+    for p, full in zip(network.parameters(), expected, strict=True):
+        assert p.grad.dtype == torch.float32
+        assert (p.grad - full).norm() < 0.01 * full.norm()
+        assert not torch.equal(p.grad, full)
