@@ -4,8 +4,8 @@
 
 What is notable: autograd would take each of a dozen elementwise passes for a step of its own, and keep what it needs
 for all of them. Here a layer keeps n and its output, the rest is made again. Under `torch.autocast` products are in
-bf16, which takes half the time on processors with instructions for it; norms, activations, what leaves the last map,
-and the gradients of weights are in float32 nevertheless.
+bf16, which takes half the time on processors with instructions for it, and so is what a linear map at the end gives;
+norms, activations and the gradients of weights stay in float32.
 """
 
 from __future__ import annotations
