@@ -193,13 +193,15 @@ class LatentActionModel(nn.Module):
         """Weights [B, 1, H, W] of the pixels of frames [B, C, H, W], more for those that change; 1 in the mean.
 
         With `surprise` more for those around, too: where only what does change weighs more, it is dearer to miss a
-        change than to foretell one that does not come, and what is foretold is no longer what is to be expected.
+        change than to foretell one that does not come, and what is foretold is no longer what is to be expected. And in
+        the mean of each frame then, or the few in which much changes at once (a point is scored) would be most of the
+        loss.
         """
         changed = ((after - before).abs().amax(1, keepdim=True) > self.options.changed).float()
         if self.options.surprise:
             changed = with_neighbours(changed, self.options.unshuffle)
         weight = 1 + self.options.change_weight * changed
-        return weight / weight.mean()
+        return weight / weight.mean((1, 2, 3) if self.options.surprise else None, keepdim=True)
 
     def _updates(self) -> int:
         """Of training so far, this one counted: what the standardisation has seen, which is saved with the weights."""

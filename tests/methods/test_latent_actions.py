@@ -109,14 +109,15 @@ def test_with_surprise_every_fourth_window_is_told_no_code_in_training():
 
 
 def test_what_is_next_to_a_change_weighs_as_much_with_surprise():
-    frames = torch.zeros(2, 1, 3, 8, 8)
+    frames = torch.zeros(2, 2, 3, 8, 8)
     frames[1, :, :, 2, 3] = 0.5
+    frames[1, 1] = 0.5  # all of the second frame changes
     weights = []
     for surprise in (False, True):
         model = fresh(shaded_logs(), dataclasses.replace(SMALL, surprise=surprise, change_weight=9.0)).latent
-        weight = model.weight(frames[0], frames[1])[0, 0]
-        assert weight.mean() == pytest.approx(1)
-        weights.append((weight / weight.min()).tolist())
+        weight = model.weight(frames[0], frames[1])
+        assert weight.mean((1, 2, 3) if surprise else None).tolist() == pytest.approx([1, 1] if surprise else 1)
+        weights.append((weight[0, 0] / weight.min()).tolist())
     assert weights[0] == pytest.approx(np.where(np.pad([[1]], ((2, 5), (3, 4))), 10, 1))
     assert weights[1] == pytest.approx(np.where(np.pad(np.ones((3, 3)), ((1, 4), (2, 3))), 10, 1))
 
