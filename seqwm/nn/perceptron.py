@@ -90,14 +90,17 @@ class Perceptron(nn.Module):
         return product(gradient[rows:], self.weights[0].t())
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """x W^T + b of [B, I] and [O, I], in whichever order they lie in memory; into `out`, where it is given."""
-    large = min(x.numel(), weight.numel()) >= _LARGE
-    half = x.dtype == torch.bfloat16
-    wanted = half or (x.dtype == torch.float32 and (_ONEDNN or len(x) >= _MANY))
-    if _REACHED and wanted and large and x.device.type == "cpu":
+def goes_to_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether `product` leaves products of such factors in float32 to it."""
+    if not _REACHED or x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    return min(x.numel(), weight.numel()) >= _LARGE and (_ONEDNN or len(x) >= _MANY)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b of [B, I] and [O, I], in whichever order they lie in memory."""
+    half = x.dtype == torch.bfloat16 and x.device.type == "cpu" and min(x.numel(), weight.numel()) >= _LARGE
+    if goes_to_onednn(x, weight) or (half and _REACHED):
         made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return made if out is None else out.copy_(made)
-    if out is None:
-        return F.linear(x, weight, bias)
-    return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+        return made
+    return F.linear(x, weight, bias)

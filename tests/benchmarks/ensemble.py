@@ -10,6 +10,9 @@ thread, turn about; the best of the rounds in CPU seconds, since machines are sh
                  in which each row goes through one (draws, standardisation, reward and end are in it)
     shared_out   the same of one batched forward of a fifth of the rows through each elite, mbrl-lib's `random_model`
     transitions_per_second    of the world, 100 000 starts at once
+
+The other ways are float32, as they come. A second line has the ensemble with `precision: bf16`, and beside each ratio
+(`..._both`) the one to the other way with its own products in bf16, by `torch.autocast` or bf16 weights.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,7 +54,7 @@ def batched(weights: list[Tensor], biases: list[Tensor], x: Tensor) -> Tensor:
     return torch.baddbmm(biases[-1], x, weights[-1].mT)
 
 
-def fastest(jobs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def fastest(jobs: dict[Any, Callable[[], object]], rounds: int) -> dict[Any, float]:
     """CPU seconds of each job, the best of its turns."""
     seconds = {name: float("inf") for name in jobs}
     for turn in range(rounds + 1):
@@ -65,48 +70,59 @@ def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    options = EnsembleOptions()
     spaces = Box(-np.inf, np.inf, (FEATURES,), np.float32), Box(-1.0, 1.0, (ACTIONS,), np.float32)
-    world, networks = EnsembleWorld(options, "TS-1", *spaces), separate(options)
-    ensemble = world.ensemble
+    kinds: tuple[Literal["float32", "bf16"], ...] = ("float32", "bf16")
+    worlds = {kind: EnsembleWorld(EnsembleOptions(precision=kind), "TS-1", *spaces) for kind in kinds}
+    options, networks = EnsembleOptions(), separate(EnsembleOptions())
     x, y = torch.randn(options.members, ROWS, INPUTS), torch.randn(options.members, ROWS, FEATURES + 2)
     y[..., -1] = (y[..., -1] > 0).float()  # the end
-    parameters = [p for network in networks for p in network.parameters()]
-    optimisers = [torch.optim.Adam(some, 1e-3, fused=True) for some in (ensemble.parameters(), parameters)]
+    optimisers = {
+        kind: torch.optim.Adam(world.ensemble.parameters(), 1e-3, fused=True) for kind, world in worlds.items()
+    }
+    separately = torch.optim.Adam([p for network in networks for p in network.parameters()], 1e-3, fused=True)
 
-    def own() -> None:
-        ensemble.learn(x, y)
-        optimisers[0].step()
+    def own(kind: Literal["float32", "bf16"]) -> None:
+        worlds[kind].ensemble.learn(x, y)
+        optimisers[kind].step()
 
-    def looped() -> None:
-        optimisers[1].zero_grad(set_to_none=True)
+    def looped(kind: Literal["float32", "bf16"]) -> None:
+        separately.zero_grad(set_to_none=True)
         for network, rows, target in zip(networks, x, y, strict=True):
-            said = Normals(*network(rows).chunk(2, -1), flags=1)
+            with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+                outputs = network(rows).float()
+            said = Normals(*outputs.chunk(2, -1), flags=1)
             said.negative_log_likelihood(target).mean().backward()
-        optimisers[1].step()
+        separately.step()
 
-    training = fastest({"own": own, "looped": looped}, rounds=40)
-    elites = options.elites
-    weights, biases = ([p.detach()[:elites] for p in some] for some in (ensemble.weights, ensemble.biases))
+    jobs: dict[Any, Callable[[], object]] = {
+        (side.__name__, kind): partial(side, kind) for kind in kinds for side in (own, looped)
+    }
+    training = fastest(jobs, rounds=40)
+    elites, ensemble = options.elites, worlds["float32"].ensemble
     starts, generator = torch.randn(STARTS, INPUTS), torch.Generator()
     state = {"observation": starts[:, :FEATURES].contiguous(), "member": torch.full((STARTS,), -1)}
-    with torch.no_grad():
-        jobs: dict[str, Callable[[], object]] = {
-            "own": lambda: world.step(state, starts[:, FEATURES:], generator),
-            "everyone": lambda: batched(weights, biases, starts.expand(elites, -1, -1)),
-            "shared_out": lambda: batched(weights, biases, starts.view(elites, -1, INPUTS)),
-        }
-        stepping = fastest(jobs, rounds=5)
-    print(
-        json.dumps(
-            {
-                "training": round(training["looped"] / training["own"], 2),
-                "everyone": round(stepping["everyone"] / stepping["own"], 2),
-                "shared_out": round(stepping["shared_out"] / stepping["own"], 2),
-                "transitions_per_second": round(STARTS / stepping["own"]),
-            }
+    jobs = {}
+    for kind, dtype in zip(kinds, (torch.float32, torch.bfloat16), strict=True):
+        weights, biases = (
+            [p.detach()[:elites].to(dtype) for p in some] for some in (ensemble.weights, ensemble.biases)
         )
-    )
+        rows = starts.to(dtype)
+        jobs["own", kind] = partial(worlds[kind].step, state, starts[:, FEATURES:], generator)
+        jobs["everyone", kind] = partial(batched, weights, biases, rows.expand(elites, -1, -1))
+        jobs["shared_out", kind] = partial(batched, weights, biases, rows.view(elites, -1, INPUTS))
+    with torch.no_grad():
+        stepping = fastest(jobs, rounds=5)
+    for kind in kinds:
+        figures: dict[str, object] = {"precision": kind}
+        for name, seconds, other in (
+            ("training", training, "looped"),
+            *((n, stepping, n) for n in ("everyone", "shared_out")),
+        ):
+            figures[name] = round(seconds[other, "float32"] / seconds["own", kind], 2)
+            if kind == "bf16":
+                figures[f"{name}_both"] = round(seconds[other, kind] / seconds["own", kind], 2)
+        figures["transitions_per_second"] = round(STARTS / stepping["own", kind])
+        print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

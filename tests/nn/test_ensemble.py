@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from seqwm.nn.ensemble import EnsembleOptions, GaussianEnsemble, Normals
 
 
-def small(members=4, elites=2, inputs=3, outputs=2, width=16, layers=2, flags=0):
+def small(members=4, elites=2, inputs=3, outputs=2, width=16, layers=2, flags=0, precision="float32"):
     torch.manual_seed(0)
-    options = EnsembleOptions(members=members, elites=elites, layers=layers, width=width)
+    options = EnsembleOptions(members=members, elites=elites, layers=layers, width=width, precision=precision)
     return GaussianEnsemble(options, inputs, outputs, flags)
 
 
@@ -137,3 +137,20 @@ def test_gradients_reach_members_and_rows_where_each_row_has_its_own():
     expected = torch.autograd.grad(ensemble(x).mean[member, torch.arange(90)].sum(), [x, ensemble.weights[0]])
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_in_bf16_predictions_and_gradients_are_those_of_float32_but_for_rounding():
+    full, half = small(inputs=20, width=96), small(inputs=20, width=96, precision="bf16")
+    half.load_state_dict(full.state_dict())
+    x, target = torch.randn(4, 90, 20), torch.randn(4, 90, 2)
+    for ask in (lambda one: one(x), lambda one: one.of_members(x.flatten(0, 1), torch.arange(360) % 4)):
+        with torch.no_grad():
+            own, expected = ask(half), ask(full)
+        assert own.mean.dtype == torch.float32
+        assert not torch.equal(own.mean, expected.mean)
+        torch.testing.assert_close(own.mean, expected.mean, atol=0.02, rtol=0.02)
+        torch.testing.assert_close(own.log_variance, expected.log_variance, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(half.learn(x, target), full.learn(x, target), atol=0, rtol=0.01)
+    for p, other in zip(half.parameters(), full.parameters(), strict=True):
+        assert p.grad.dtype == torch.float32
+        assert (p.grad - other.grad).norm() < 0.02 * other.grad.norm()
