@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from gymnasium import Space
@@ -53,6 +53,8 @@ class SoftActorCriticOptions:
         target_rate: share by which the slow critics move after each update.
         entropy: what the temperature holds the actor's entropy at; null takes minus the entries of an action.
         temperature: alpha at first.
+        precision: of products between hidden layers; 'bf16' takes half their time where the processor has instructions
+            for it.
     """
 
     layers: int = 2
@@ -61,6 +63,7 @@ class SoftActorCriticOptions:
     target_rate: float = 0.005
     entropy: float | None = None
     temperature: float = 1.0
+    precision: Literal["float32", "bf16"] = "float32"
 
 
 class SoftActorCritic(nn.Module):
@@ -85,7 +88,7 @@ class SoftActorCritic(nn.Module):
                 )
         self.options = options
         self.entries = gym_spaces.flatdim(action_space)
-        sizes = options.layers, options.width
+        sizes = options.layers, options.width, torch.bfloat16 if options.precision == "bf16" else None
         self.actor = Perceptron(features, 2 * self.entries, *sizes)
         self.critics = nn.ModuleList([Perceptron(features + self.entries, 1, *sizes) for _ in range(2)])
         self.slow = deepcopy(self.critics).requires_grad_(False)

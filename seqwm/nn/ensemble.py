@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from seqwm.nn.dense import initialise
 from seqwm.nn.perceptron import goes_to_onednn, product
-from seqwm.nn.rms_layers import raised
 
 CHUNK = 1024
 """Rows that go through a member at once on a CPU: their activations stay in its cache."""
@@ -38,8 +37,8 @@ class EnsembleOptions:
         members: networks, M.
         elites: those with the least validation error, which predict.
         layers, width: of each network's hidden part.
-        precision: of its products; 'bf16' takes half the time where the processor has instructions for it. Weights,
-            what is predicted, and gradients of weights are float32 in either.
+        precision: of products between hidden layers; 'bf16' takes half the time where the processor has instructions
+            for it. Weights and their gradients, what is read and what is predicted are float32 in either.
     """
 
     members: int = 7
@@ -95,7 +94,6 @@ class GaussianEnsemble(nn.Module):
     def __init__(self, options: EnsembleOptions, inputs: int, outputs: int, flags: int = 0) -> None:
         super().__init__()
         self.options, self.flags = options, flags
-        self._kind = torch.bfloat16 if options.precision == "bf16" else None  # None leaves the weights' own
         sizes = [inputs, *[options.width] * options.layers, 2 * outputs]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for a, b in pairwise(sizes):
@@ -129,23 +127,21 @@ class GaussianEnsemble(nn.Module):
     @torch.no_grad()
     def learn(self, x: Tensor, target: Tensor) -> Tensor:
         """Set the gradients of `loss`, 0-d, which is returned; rows [M, B, I] and targets [M, B, O] of each member."""
-        *hidden, last = maps = self._maps()
-        inputs, before = [x.to(last[0].dtype)], []
-        for weight, bias in hidden:
-            before.append(products(inputs[-1], weight.mT, bias))
-            inputs.append(F.silu(before[-1]))
-        outputs = raised(products(inputs[-1], last[0].mT, last[1]))
+        maps = self._maps()
+        inputs, made = [x], []
+        for (weight, bias), (following, _) in pairwise(maps):
+            made.append(products(inputs[-1], weight.mT, bias))
+            inputs.append(F.silu(made[-1]).to(following.dtype))
+        outputs = products(inputs[-1], maps[-1][0].mT, maps[-1][1])
         loss, gradient, of_bounds = self._likelihood(outputs, target)
-        gradient = gradient.to(last[0].dtype)
         for layer in reversed(range(len(maps))):
-            for p, found in (
-                (self.weights[layer], products(gradient.mT, inputs[layer])),
-                (self.biases[layer], gradient.sum(1, keepdim=True)),
-            ):
-                p.grad = found.to(p.dtype)
+            weight = maps[layer][0]
+            gradient = gradient.to(weight.dtype)
+            self.weights[layer].grad = products(gradient.mT, inputs[layer]).to(x.dtype)
+            self.biases[layer].grad = gradient.sum(1, keepdim=True, dtype=x.dtype)
             if layer:
-                gradient = products(gradient, maps[layer][0])
-                gradient = torch.ops.aten.silu_backward(gradient, before[layer - 1])
+                gradient = products(gradient, weight).to(made[layer - 1].dtype)
+                gradient = torch.ops.aten.silu_backward(gradient, made[layer - 1])
         self.most.grad, self.least.grad = of_bounds[0] + 0.01, of_bounds[1] - 0.01
         return loss + 0.01 * (self.most - self.least).sum()
 
@@ -185,17 +181,16 @@ class GaussianEnsemble(nn.Module):
     def _batched(self, x: Tensor) -> Tensor:
         """Every member's outputs, [M, B, 2 O], for rows of their own, [M, B, I]."""
         *hidden, last = self._maps()
-        x = x.to(last[0].dtype)
         for weight, bias in hidden:
-            x = F.silu(torch.baddbmm(bias, x, weight.mT))
-        return raised(torch.baddbmm(last[1], x, last[0].mT))
+            x = F.silu(torch.baddbmm(bias, x.to(weight.dtype), weight.mT))
+        return torch.baddbmm(last[1], x.to(last[0].dtype), last[0].mT)
 
     def _maps(self) -> list[tuple[Tensor, Tensor]]:
-        """Weights and biases of each layer in the type of the products."""
-        return [
-            (w, b) if self._kind is None else (w.to(self._kind), b.to(self._kind))
-            for w, b in zip(self.weights, self.biases, strict=True)
-        ]
+        """Weights and biases of each layer in the type of its products."""
+        maps = list(zip(self.weights, self.biases, strict=True))
+        if self.options.precision == "bf16":
+            maps[1:-1] = [(weight.bfloat16(), bias.bfloat16()) for weight, bias in maps[1:-1]]
+        return maps
 
     def _apart(self) -> list[list[tuple[Tensor, Tensor]]]:
         """The same of each member."""
@@ -210,10 +205,9 @@ class GaussianEnsemble(nn.Module):
         linear = F.linear if learning else product  # which autograd cannot follow
         outputs = []
         for piece in pieces:
-            piece = piece.to(last[0].dtype)
             for weight, bias in hidden:
-                piece = F.silu(linear(piece, weight, bias), inplace=not learning)
-            outputs.append(raised(linear(piece, *last)))
+                piece = F.silu(linear(piece.to(weight.dtype), weight, bias), inplace=not learning)
+            outputs.append(linear(piece.to(last[0].dtype), *last))
         return torch.cat(outputs)
 
     def _bounded(self, outputs: Tensor) -> Normals:

@@ -42,10 +42,12 @@ class Perceptron(nn.Module):
     Args:
         inputs, outputs: I and O.
         layers, width: of the hidden part.
+        kind: of products between hidden layers, if another than the weights'; what is read and given is as they are.
     """
 
-    def __init__(self, inputs: int, outputs: int, layers: int, width: int) -> None:
+    def __init__(self, inputs: int, outputs: int, layers: int, width: int, kind: torch.dtype | None = None) -> None:
         super().__init__()
+        self.kind = kind
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for a, b in pairwise([inputs, *[width] * layers, outputs]):
             bound = 1 / math.sqrt(a)
@@ -56,19 +58,18 @@ class Perceptron(nn.Module):
         """[..., I] to [..., O]."""
         if not torch.is_grad_enabled():
             return self.passed(x)[-1]
-        *hidden, last = zip(self.weights, self.biases, strict=True)
+        *hidden, last = self._maps()
         for weight, bias in hidden:
-            x = F.linear(x, weight, bias).relu()
-        return F.linear(x, *last)
+            x = F.linear(x.to(weight.dtype), weight, bias).relu()
+        return F.linear(x.to(last[0].dtype), *last)
 
     @torch.no_grad()
     def passed(self, x: Tensor) -> list[Tensor]:
         """What goes into each layer, x [B, I] first, and behind these the outputs [B, O]."""
-        *hidden, last = zip(self.weights, self.biases, strict=True)
-        passed = [x]
-        for weight, bias in hidden:
-            passed.append(product(passed[-1], weight, bias).relu_())
-        return [*passed, product(passed[-1], *last)]
+        maps, passed = self._maps(), [x]
+        for (weight, bias), (following, _) in pairwise(maps):
+            passed.append(product(passed[-1], weight, bias).relu_().to(following.dtype))
+        return [*passed, product(passed[-1], *maps[-1])]
 
     @torch.no_grad()
     def learn(self, passed: list[Tensor], gradient: Tensor, rows: int) -> Tensor:
@@ -80,14 +81,22 @@ class Perceptron(nn.Module):
             rows: how many of the first count for the weights; of the others the gradient of x is given, [B - rows, I].
         """
         inputs = passed[:-1]
-        for layer in reversed(range(len(inputs))):
+        for layer, (weight, _) in reversed(list(enumerate(self._maps()))):
+            gradient = gradient.to(weight.dtype)
             own = gradient[:rows]
-            self.weights[layer].grad = product(own.t(), inputs[layer][:rows].t())
-            self.biases[layer].grad = own.sum(0)
+            self.weights[layer].grad = product(own.t(), inputs[layer][:rows].t()).to(passed[0].dtype)
+            self.biases[layer].grad = own.sum(0, dtype=passed[0].dtype)
             if layer:
-                gradient = product(gradient, self.weights[layer].t())
+                gradient = product(gradient, weight.t()).to(inputs[layer].dtype)
                 gradient = torch.ops.aten.threshold_backward(gradient, inputs[layer], 0)
         return product(gradient[rows:], self.weights[0].t())
+
+    def _maps(self) -> list[tuple[Tensor, Tensor]]:
+        """Weights and biases of each layer in the type of its products."""
+        maps: list[tuple[Tensor, Tensor]] = list(zip(self.weights, self.biases, strict=True))
+        if self.kind is not None:
+            maps[1:-1] = [(weight.to(self.kind), bias.to(self.kind)) for weight, bias in maps[1:-1]]
+        return maps
 
 
 def goes_to_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -50,6 +50,23 @@ def test_weights_learn_from_the_first_rows_and_inputs_hear_of_the_others():
         torch.testing.assert_close(one, p.grad)
 
 
+def test_products_between_hidden_layers_in_bf16_give_what_float32_gives_but_for_rounding():
+    torch.manual_seed(0)
+    full, half = Perceptron(5, 2, 3, 128), Perceptron(5, 2, 3, 128, torch.bfloat16)
+    half.load_state_dict(full.state_dict())
+    x, y = torch.randn(200, 5), torch.randn(200, 2)
+    own, expected = half.passed(x), full.passed(x)
+    assert own[-1].dtype == torch.float32
+    assert not torch.equal(own[-1], expected[-1])
+    torch.testing.assert_close(own[-1], expected[-1], atol=0.01, rtol=0)
+    torch.testing.assert_close(half(x), own[-1], atol=0.01, rtol=0)  # the way that autograd follows
+    of_x, of_x_expected = half.learn(own, y, 150), full.learn(expected, y, 150)
+    assert (of_x - of_x_expected).norm() < 0.1 * of_x_expected.norm()  # a ReLU or two that switched
+    for p, other in zip(half.parameters(), full.parameters(), strict=True):
+        assert p.grad.dtype == torch.float32
+        assert (p.grad - other.grad).norm() < 0.1 * other.grad.norm()
+
+
 def test_weights_begin_within_one_over_the_root_of_the_inputs():
     torch.manual_seed(0)
     network = Perceptron(9, 4, 2, 100)
