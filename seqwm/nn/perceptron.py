@@ -110,6 +110,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b of [B, I] and [O, I], in whichever order they lie in memory."""
     half = x.dtype == torch.bfloat16 and x.device.type == "cpu" and min(x.numel(), weight.numel()) >= _LARGE
     if goes_to_onednn(x, weight) or (half and _REACHED):
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        made: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
         return made
     return F.linear(x, weight, bias)

@@ -64,7 +64,7 @@ def _scale(y: Tensor, eps: float) -> Tensor:
 def rms_silu_backward(gradient: Tensor, normed: Sequence[Tensor], gain: Tensor) -> tuple[Tensor, Tensor]:
     """From the gradient of the output, [B, O], that of y, and what sums over B to that of the gain."""
     n, scale = normed[:2]
-    gradient = torch.ops.aten.silu_backward(gradient, n * gain)
+    gradient = torch.ops.aten.silu_backward.default(gradient, n * gain)
     of_gain = gradient * n
     # The mean square takes away the part of the gradient that lies along n.
     along = torch.mv(of_gain, gain).div_(-n.shape[1])[:, None]
