@@ -145,13 +145,13 @@ class Lapo(PreTrainedModel):
     @torch.no_grad()
     def decoded(self, frames: Tensor) -> Tensor:
         """The action (from 0, int64 [N]) that led to the last of frames uint8 [N, context + 1, H, W, C]."""
-        parts = [self.decoder(self.latent.inverse.pooled(from_bytes(part))).argmax(-1) for part in frames.split(256)]
+        parts = [self.decoder(self.latent.pooled(from_bytes(part))).argmax(-1) for part in frames.split(256)]
         return torch.cat(parts)
 
     def decode(self, frames: Tensor, actions: Tensor) -> None:
         """Fit the decoder, and nothing else, to labels: frames as of `decoded`, and the actions (from 0, int64 [N])."""
         with torch.no_grad():
-            seen = self.latent.inverse.pooled(from_bytes(frames)).float()
+            seen = self.latent.pooled(from_bytes(frames)).float()
             mean, deviation = seen.mean(0), seen.std(0).clamp_min(1e-6)
             seen = (seen - mean) / deviation
         weight = torch.zeros_like(self.decoder.weight, requires_grad=True)

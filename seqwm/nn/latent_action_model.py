@@ -148,12 +148,19 @@ class LatentActionModel(nn.Module):
             The standardised numbers before they are rounded [B, D], the point they are rounded to [B, D] and its code,
             int64 [B].
         """
-        seen = frames
-        if self.options.surprise:
-            with torch.no_grad():
-                seen = torch.stack((self.foretell(frames[:, :-1]), frames[:, -1]), 1)
-        numbers: Tensor = self.standardise(self.inverse(seen).float())
+        numbers: Tensor = self.standardise(self.inverse(self._shown(frames)).float())
         return numbers, *self.quantise(numbers)
+
+    def pooled(self, frames: Tensor) -> Tensor:
+        """What the inverse model's numbers are a linear map of, for the same frames, [B, 2 width]."""
+        return self.inverse.pooled(self._shown(frames))
+
+    def _shown(self, frames: Tensor) -> Tensor:
+        """What the inverse model sees of frames [B, reach, C, H, W]: those, or what was foretold and what came."""
+        if not self.options.surprise:
+            return frames
+        with torch.no_grad():
+            return torch.stack((self.foretell(frames[:, :-1]), frames[:, -1]), 1)
 
     def foretell(self, frames: Tensor, point: Tensor | None = None) -> Tensor:
         """What follows frames [B, context, C, H, W] where `point` (of a code, [B, D]) is done, or by itself."""
