@@ -101,15 +101,15 @@ class Perceptron(nn.Module):
 
 def goes_to_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether `product` leaves products of such factors in float32 to it."""
-    if not _REACHED or x.device.type != "cpu" or x.dtype != torch.float32:
+    if not (_ONEDNN or (_REACHED and len(x) >= _MANY)) or x.dtype != torch.float32 or x.device.type != "cpu":
         return False
-    return min(x.numel(), weight.numel()) >= _LARGE and (_ONEDNN or len(x) >= _MANY)
+    return min(x.numel(), weight.numel()) >= _LARGE
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b of [B, I] and [O, I], in whichever order they lie in memory."""
-    half = x.dtype == torch.bfloat16 and x.device.type == "cpu" and min(x.numel(), weight.numel()) >= _LARGE
-    if goes_to_onednn(x, weight) or (half and _REACHED):
+    half = _REACHED and x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    if goes_to_onednn(x, weight) or (half and min(x.numel(), weight.numel()) >= _LARGE):
         made: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
         return made
     return F.linear(x, weight, bias)

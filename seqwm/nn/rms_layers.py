@@ -10,6 +10,7 @@ norms, activations and the gradients of weights stay in float32.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -57,8 +58,13 @@ def rms_silu_(y: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 def _scale(y: Tensor, eps: float) -> Tensor:
     norm = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
-    scale: Tensor = norm.square_().div_(y.shape[-1]).add_(eps).rsqrt_()
+    scale: Tensor = torch.addcmul(_constant(eps, y.dtype), norm, norm, value=1 / y.shape[-1]).rsqrt_()
     return scale
+
+
+@functools.cache
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(value, dtype=dtype)
 
 
 def rms_silu_backward(gradient: Tensor, normed: Sequence[Tensor], gain: Tensor) -> tuple[Tensor, Tensor]:
