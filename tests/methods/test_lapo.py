@@ -47,10 +47,10 @@ def told_otherwise(store, rows):
     return other
 
 
-@pytest.mark.parametrize("imitate", ["video", "labels"])
-def test_no_action_is_read_but_the_labelled_ones_and_no_reward(caught, imitate):
+@pytest.mark.parametrize(("imitate", "surprise"), [("video", False), ("video", True), ("labels", False)])
+def test_no_action_is_read_but_the_labelled_ones_and_no_reward(caught, imitate, surprise):
     video = 0.5 if imitate == "video" else 0.0
-    options = dataclasses.replace(SMALL, imitate=imitate, video_share=video, imitate_share=1 - video)
+    options = dataclasses.replace(SMALL, imitate=imitate, surprise=surprise, video_share=video, imitate_share=1 - video)
     one = trained(options, caught)
     other = trained(options, told_otherwise(caught, one.label_rows()))
     for name, tensor in one.model.state_dict().items():
