@@ -65,9 +65,10 @@ class LatentOptions:
             place of those before it; what it must differ in to be looked at is `changed`.
         alone: updates, the first ones, in which the forward model is told no code and learns what follows by itself.
             Codes that are there from the start may be spent on that, on what moves most.
-        fixed: updates after those in which it hears codes, and the inverse model stays as it began. Where moves look
-            different enough to be told apart by convolutions that have learned nothing, codes that are learned at once
-            are merged by a forward model that does not know yet what to do with them.
+        fixed: updates after those in which it hears codes, and the inverse model stays as it began, with numbers that
+            have nothing to do with each other. Where moves look different enough to be told apart by convolutions that
+            have learned nothing, codes that are learned at once are merged by a forward model that does not know yet
+            what to do with them.
     """
 
     levels: tuple[int, ...] = (2, 2, 2)
@@ -181,6 +182,8 @@ class LatentActionModel(nn.Module):
         Returns:
             The loss, the code of each step, int64 [B], and how many codes are in use, of the batch.
         """
+        if self.training and self.options.fixed and not self._updates():
+            self._spread(frames[whole])
         before, after = frames[:, :-1], frames[:, -1]
         _, point, code = self(frames)
         updates, alone = self._updates() if self.training else math.inf, self.options.alone
@@ -209,6 +212,25 @@ class LatentActionModel(nn.Module):
             changed = with_neighbours(changed, self.options.unshuffle)
         weight = 1 + self.options.change_weight * changed
         return weight / weight.mean((1, 2, 3) if self.options.surprise else None, keepdim=True)
+
+    @torch.no_grad()
+    def _spread(self, frames: Tensor) -> None:
+        """Begin with numbers that have nothing to do with each other, of frames [B, reach, C, H, W].
+
+        They are the principal components of what the convolutions see, scaled to the same deviation and turned by
+        chance. The moves that stay apart while codes are fixed are those that are apart from the start, and a random
+        map puts two of them on the same side of all its planes in one model of three.
+        """
+        seen = self.pooled(frames).float()
+        numbers = len(self.options.levels)
+        if len(seen) <= numbers:
+            return
+        mean = seen.mean(0)
+        _, deviations, components = torch.linalg.svd(seen - mean, full_matrices=False)
+        scaled = components[:numbers] / deviations[:numbers, None].clamp_min(1e-6) * len(seen) ** 0.5
+        turned = torch.linalg.qr(torch.randn(numbers, numbers, device=seen.device))[0] @ scaled
+        self.inverse.leave.weight.copy_(turned)
+        self.inverse.leave.bias.copy_(-turned @ mean)
 
     def _updates(self) -> int:
         """Of training so far, this one counted: what the standardisation has seen, which is saved with the weights."""

@@ -85,6 +85,25 @@ def test_a_forward_model_learns_alone_at_first_then_from_codes_that_stay_and_onl
     assert any(p.grad.any() for p in model.inverse.parameters())
 
 
+def test_codes_that_stay_as_they_began_begin_with_numbers_that_have_nothing_to_do_with_each_other():
+    options = dataclasses.replace(SMALL, fixed=5)
+    model = perturbed(moving_logs(), options).train().latent
+    frames = torch.rand(40, 2, 3, 8, 8) * 2 - 1
+    whole = torch.arange(40) < 32
+    model.loss(frames, whole)
+    with torch.no_grad():
+        numbers = model.inverse(frames[whole])
+    torch.testing.assert_close(numbers.mean(0), torch.zeros(3), rtol=0, atol=1e-3)
+    torch.testing.assert_close(numbers.T.cov(correction=0), torch.eye(3), rtol=0, atol=1e-3)
+    begun = model.inverse.leave.weight.clone()
+    model.loss(frames, whole)  # later ones leave it alone
+    assert torch.equal(model.inverse.leave.weight, begun)
+    again = perturbed(moving_logs(), options).train().latent
+    first = again.inverse.leave.weight.clone()
+    again.loss(frames, torch.arange(40) < 3)  # too few to say
+    assert torch.equal(again.inverse.leave.weight, first)
+
+
 def test_with_surprise_what_comes_as_foretold_looks_the_same_in_any_scene():
     model = perturbed(shaded_logs(), dataclasses.replace(SMALL, context=2, surprise=True)).latent
     before = torch.rand(6, 2, 3, 8, 8) * 2 - 1
