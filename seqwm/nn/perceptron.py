@@ -34,6 +34,7 @@ def _half_used() -> bool:
 _MANY = 2048  # rows of x from which on oneDNN is the faster on any processor: MKL does not keep them near
 _REACHED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _ONEDNN = _REACHED and _half_used()
+_HALF = _REACHED and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Perceptron(nn.Module):
@@ -108,7 +109,7 @@ def goes_to_onednn(x: Tensor, weight: Tensor) -> bool:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b of [B, I] and [O, I], in whichever order they lie in memory."""
-    half = _REACHED and x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    half = _HALF and x.dtype == torch.bfloat16 and x.device.type == "cpu"
     if goes_to_onednn(x, weight) or (half and min(x.numel(), weight.numel()) >= _LARGE):
         made: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
         return made
