@@ -3,7 +3,9 @@
 Numbers go through symlog (Dreamer V3), or are standardised with figures of the data; those are buffers and travel with
 the weights. Categories are one-hot. What is rebuilt is the same vector, so the error is one in those units: squared for
 numbers, cross entropy for categories. Images are halved by strided convolutions until four pixels are left, and rebuilt
-by the same sizes backwards, nearest neighbours and then a convolution; their error is squared, with pixels from 0 to 1.
+by the same sizes backwards, nearest neighbours and then a convolution; their error is squared, with pixels from 0 to 1,
+and counts as much as that of a frame of 64 x 64 pixels in three colours, what the references' losses are balanced for:
+summed over the few pixels of a small frame, an error would be worth less than what a latent state costs.
 
 Shapes: F features of all leaves that are not images, E embedding.
 """
@@ -27,6 +29,7 @@ from seqwm.nn.leaves import Leaf, features_of
 from seqwm.nn.rms_layers import raised
 
 Units = Literal["symlog", "standardised"]
+_FRAME = 64 * 64 * 3
 
 
 class ObservationCodec(nn.Module):
@@ -110,7 +113,7 @@ class ObservationCodec(nn.Module):
                     total = total + (outputs[..., span] - target[..., span]).square().sum(-1)
                 offset += leaf.size
         for path, projector in zip(self.paths, self.projectors, strict=True):
-            total = total + (projector(features) - values[path].float() / 255).square().sum((-3, -2, -1))
+            total = total + _FRAME * (projector(features) - values[path].float() / 255).square().mean((-3, -2, -1))
         return total
 
     def decode(self, features: Tensor) -> TensorTree:

@@ -217,3 +217,13 @@ def test_a_codec_learns_to_give_back_what_it_was_shown():
     torch.testing.assert_close(given["speed"], seen["speed"], atol=0.2, rtol=0.2)
     assert given["camera"].dtype == torch.uint8
     assert float((given["camera"].float() - seen["camera"].float()).abs().mean()) < 10
+
+
+def test_an_error_of_a_frame_weighs_the_same_whatever_the_size_of_the_frame():
+    kinds = {"layers": 1, "width": 8, "depth": 4, "norm": "rms", "activation": "silu", "units": "symlog"}
+    found = []
+    for shape in ((64, 64, 3), (16, 16, 1), (18, 16, 3)):
+        codec = ObservationCodec(gym_spaces.Box(0, 255, shape, np.uint8), 5, **kinds)
+        codec.projectors[0].forward = lambda features, shape=shape: torch.full(shape, 0.5)
+        found.append(float(codec.loss(torch.zeros(5), torch.full(shape, 51, dtype=torch.uint8))))
+    assert found == pytest.approx([64 * 64 * 3 * (0.5 - 0.2) ** 2] * 3)
