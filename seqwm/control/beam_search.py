@@ -32,7 +32,7 @@ from seqwm.control.beams import Beams, propose, take_reward
 from seqwm.control.gumbel_noise import GumbelNoise
 from seqwm.control.token_model import TokenModel
 
-CPU_BYTES, DEVICE_BYTES = 96 << 20, 4 << 30
+CPU_BYTES, DEVICE_BYTES = 256 << 20, 4 << 30
 """What the branches of environments that are searched together may remember. All of it is read for every token: more
 at once needs fewer calls, less stays nearer to a CPU's caches. A device only has to hold it."""
 

@@ -51,14 +51,14 @@ class TokenMemory:
         self.row, self.depth = self.row + 1, self.depth + 1
         if reach is None:
             return
-        prefix, history, *_ = self.cache.levels
+        prefix = self.cache.levels[0]
         slots = torch.arange(prefix.content.shape[3], device=self.row.device)
         old = slots // (self.layout.columns - 1) <= (self.row - self.first - reach)[:, None]
         mask = hiding(old, prefix.content.dtype, self.cache.heads)
         prefix.mask = mask if prefix.mask is None else prefix.mask + mask
         gone = self.depth - reach
         if gone >= 0:
-            history.start = self.layout.action + 1 + gone * (self.layout.columns - 1)
+            self.cache.forget(self.layout.action + 1 + gone * (self.layout.columns - 1))
 
 
 def hiding(where: Tensor, dtype: torch.dtype, heads: int) -> Tensor:

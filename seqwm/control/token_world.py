@@ -86,7 +86,7 @@ class TokenWorld:
         prefix = Level(before.flatten(2, 3), 0, before.shape[4])
         slots = torch.arange(prefix.stop, device=rows.device)
         prefix.mask = hiding(slots >= used[:, None], before.dtype, heads)
-        cache = BranchedCache.root(prefix, heads, layout.columns - 1)
+        cache = BranchedCache.root(prefix, heads, layout.columns - 1, layout.columns - 1)
         memory = TokenMemory(cache, past, past + rows - 1, layout.observation, 0, layout, network.possible())
 
         codes[lanes, rows - 1, layout.observation : layout.reward] = network.tokenizer.encode_action(action)
@@ -109,7 +109,7 @@ class TokenWorld:
             codes[lanes, present, column] = token[:, 0]
             logits = network.extend(memory, token, column)
 
-        everything = torch.cat([before, cache.levels[-1].content.unflatten(2, (-1, heads))], -2)
+        everything = torch.cat([before, cache.levels[-1].content.unflatten(2, (-1, heads)).to(before.dtype)], -2)
         places = slots + (dropped * (layout.columns - 1))[:, None]
         fresh = prefix.stop + slots - (used - dropped * (layout.columns - 1))[:, None]
         places = torch.where(places < used[:, None], places, fresh).clamp(max=everything.shape[-2] - 1)

@@ -302,11 +302,11 @@ class TrajectoryTransformer(PreTrainedModel):
                 f"at most {limit}, which `context_length` was trained for: plan with a shorter context or horizon"
             )
         level, hidden = self.read(codes, rows)
-        cache, first = (
-            BranchedCache.root(level, self.config.heads, horizon * (self.layout.columns - 1)),
-            torch.zeros_like(rows),
+        remembered = self.layout.columns - 1
+        cache = BranchedCache.root(level, self.config.heads, horizon * remembered, remembered)
+        memory = TokenMemory(
+            cache, torch.zeros_like(rows), rows - 1, self.layout.observation, 0, self.layout, self.possible()
         )
-        memory = TokenMemory(cache, first, rows - 1, self.layout.observation, 0, self.layout, self.possible())
         return memory, self._logits(hidden, self.layout.observation - 1, memory.possible)[:, None]
 
     def branch_bytes(self, horizon: int) -> int:
@@ -448,7 +448,7 @@ class TrajectoryTransformer(PreTrainedModel):
             content.append(torch.stack([key[:, :, kept], value[:, :, kept]]).flatten(1, 2))
         last = (rows - 1) * layout.columns + layout.observation - 1
         hidden = self.transformer.norm(x[torch.arange(len(rows), device=rows.device), last])
-        level = Level(torch.stack(content, 1).to(hidden.dtype), 0, len(kept))
+        level = Level(torch.stack(content, 1), 0, len(kept))
         if bool((rows < codes.shape[1]).any()):
             used = (rows - 1) * (layout.columns - 1) + layout.observation
             hidden_slots = torch.arange(len(kept), device=rows.device) >= used[:, None]

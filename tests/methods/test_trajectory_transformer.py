@@ -307,6 +307,14 @@ def test_logits_of_products_in_bfloat16_are_those_of_float32_to_its_three_digits
     assert next(model.transformer.parameters()).dtype is torch.float32
 
 
+def test_a_search_in_bfloat16_finds_plans_that_promise_as_much_but_for_rounding() -> None:
+    model = make_model("rotary", seed=3)
+    contexts, rows = random_codes(model, 3, 3), torch.tensor([3, 2, 3])
+    options = SearchOptions(horizon=4, beams=16, expansion=4, sample=False)
+    exact, near = (beam_search(each, contexts, rows, options) for each in (model, model.with_half_products()))
+    assert torch.allclose(near.scores[:, 0], exact.scores[:, 0], rtol=0.02, atol=0.02)
+
+
 def test_a_plan_longer_than_the_trained_positions_is_refused_with_the_figures() -> None:
     model = make_model()
     with pytest.raises(ValueError, match=r"4 logged and 3 imagined transitions of 7 tokens; expected at most 6"):

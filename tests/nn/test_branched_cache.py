@@ -60,7 +60,7 @@ def test_branches_that_share_their_past_read_what_whole_copies_read(
         hidden[:, 0] = False
         mask = torch.zeros(hidden.shape, dtype=torch.float64).masked_fill(hidden, -torch.inf)
         mask = mask.repeat_interleave(HEADS, 0)[:, None]
-    cache = BranchedCache.root(Level(content.flatten(2, 3), 0, 5, mask), HEADS, capacity=12)
+    cache = BranchedCache.root(Level(content.flatten(2, 3), 0, 5, mask), HEADS, tokens=12, step=2)
     plain = Plain(content, hidden)
     for _ in range(data.draw(st.integers(1, 3))):
         for _ in range(data.draw(st.integers(0, 2))):
@@ -86,7 +86,35 @@ def test_branches_that_share_their_past_read_what_whole_copies_read(
 
 def test_forgotten_tokens_are_not_read() -> None:
     content = torch.randn(2, LAYERS, 1, HEADS, 5, WIDTH)
-    whole = BranchedCache.root(Level(content.flatten(2, 3), 2, 5), HEADS, capacity=1)
-    later = BranchedCache.root(Level(content[..., 2:, :].flatten(2, 3), 0, 3), HEADS, capacity=1)
+    whole = BranchedCache.root(Level(content.flatten(2, 3), 2, 5), HEADS, tokens=1, step=1)
+    later = BranchedCache.root(Level(content[..., 2:, :].flatten(2, 3), 0, 3), HEADS, tokens=1, step=1)
     query = torch.randn(1, HEADS, WIDTH)
     assert torch.equal(whole.attend(1, query, None, None), later.attend(1, query, None, None))
+
+
+def test_a_past_in_bfloat16_is_read_as_one_in_float32_but_for_rounding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    content = torch.randn(2, LAYERS, 2, HEADS, 5, WIDTH, generator=generator)
+    caches = [
+        BranchedCache.root(Level(content.flatten(2, 3).to(dtype), 0, 5), HEADS, tokens=12, step=2)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    chosen, kept = torch.tensor([[0, 2, 1], [1, 1, 0]]), torch.tensor([[[0, 0]], [[2, 1]]])
+    changes = [
+        lambda cache: cache,
+        lambda cache: cache.fork(3, capacity=2),
+        lambda cache: cache.keep(kept),
+        lambda cache: cache.select(chosen[:, :2] % 2),
+        lambda cache: cache,
+        lambda cache: cache.fork(2, capacity=2),
+        lambda cache: cache.select(chosen),
+    ]
+    for change in changes:
+        caches = [change(cache) for cache in caches]
+        query, key, value = torch.randn(3, caches[0].rows, HEADS, WIDTH, generator=generator)
+        for layer in range(LAYERS):
+            exact, near = (cache.attend(layer, query, key, value) for cache in caches)
+            assert torch.allclose(near, exact, atol=0.03)
+        for cache in caches:
+            cache.advance()
+    assert [level.content.dtype for level in caches[1].levels] == [torch.bfloat16, torch.bfloat16, torch.float32]
