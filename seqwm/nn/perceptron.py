@@ -12,29 +12,17 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqwm.nn.processor import half_used_by_mkl, reaches_onednn
+
 _LARGE = 64 * 64  # entries of either factor below which calling oneDNN costs more than it saves
-
-
-def _half_used() -> bool:
-    """Whether this is a processor that MKL leaves half unused."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not on Linux
-        return False
-    first = dict(line.replace("\t", "").split(": ", 1) for line in lines[:10] if ": " in line)
-    return first.get("vendor_id") == "AuthenticAMD" and int(first.get("cpu family", "0")) >= 26
-
-
 _MANY = 2048  # rows of x from which on oneDNN is the faster on any processor: MKL does not keep them near
-_REACHED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-_ONEDNN = _REACHED and _half_used()
-_HALF = _REACHED and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+_REACHED, _HALF = reaches_onednn(), reaches_onednn(in_bf16=True)
+_ONEDNN = _REACHED and half_used_by_mkl()
 
 
 class Perceptron(nn.Module):

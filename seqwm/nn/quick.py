@@ -1,34 +1,23 @@
 """Networks of frames for play: in bf16 where the machine computes in it, and as they are elsewhere.
 
 Convolutions in bf16 take half the time of float32 on processors with AVX512-BF16 or AMX and on GPUs, and many times as
-long where it is only imitated. What the machine can do is asked once; nothing is timed, for a run that chose by the
-clock would not be the same twice. On a processor their weights are put once in the order that oneDNN multiplies in,
+long where it is only imitated. On a processor their weights are put once in the order that oneDNN multiplies in,
 which it otherwise does at every call: of small maps that is a quarter of the time.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from seqwm.nn.processor import computes_in_bf16, reaches_onednn
 from seqwm.nn.unet import UNet
 
 Model = TypeVar("Model")
-
-
-@functools.cache
-def computes_in_bf16(kind: str) -> bool:
-    """Whether devices of a kind ('cpu', 'cuda') have instructions for products in bf16."""
-    if kind == "cuda":
-        return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
-    if kind != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, question, bool)()) for question in questions)
+_PACKS = reaches_onednn(in_bf16=True) and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def quick(model: Model) -> Model:
@@ -49,15 +38,9 @@ def quick(model: Model) -> Model:
                     part.to(torch.bfloat16)
             network.modulate.to(torch.bfloat16)
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if device.type == "cpu" and _packs():
+            if device.type == "cpu" and _PACKS:
                 _pack(network)
     return copied
-
-
-def _packs() -> bool:
-    """Whether this torch gives access to oneDNN's order of weights, and oneDNN computes in bf16 here."""
-    asked = ("_is_mkldnn_bf16_supported", "_convolution_pointwise")
-    return all(hasattr(torch.ops.mkldnn, name) for name in asked) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _pack(network: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from seqwm.nn import quick as quick_module
-from seqwm.nn.quick import computes_in_bf16, quick
+from seqwm.nn.quick import quick
 from seqwm.nn.unet import UNet
 
 
@@ -36,7 +36,7 @@ def test_what_a_quick_network_says_is_near_what_it_says_in_float32(lanes, monkey
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.skipif(not quick_module._packs(), reason="oneDNN does not compute in bf16 here")
+@pytest.mark.skipif(not quick_module._PACKS, reason="oneDNN does not compute in bf16 here")
 @pytest.mark.parametrize(("size", "stride", "lanes"), [(3, 1, 1), (3, 2, 2), (1, 1, 3)])
 def test_a_packed_convolution_gives_the_same_bits_for_images_of_any_size(size, stride, lanes):
     torch.manual_seed(0)
@@ -55,16 +55,3 @@ def test_without_bf16_or_a_network_of_frames_a_model_stays_as_it_is(monkeypatch)
     monkeypatch.setattr(quick_module, "computes_in_bf16", lambda kind: True)
     assert quick(head) is head
     assert quick("no module") == "no module"
-
-
-@pytest.mark.parametrize(
-    ("answers", "expected"), [((True, False), True), ((False, True), True), ((False, False), False)]
-)
-def test_the_processor_is_asked_what_it_can_do(answers, expected, monkeypatch):
-    for question, answer in zip(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), answers, strict=True):
-        monkeypatch.setattr(torch.cpu, question, lambda answer=answer: answer, raising=False)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert computes_in_bf16.__wrapped__("cpu") is expected
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert computes_in_bf16.__wrapped__("cpu") is False
-    assert computes_in_bf16.__wrapped__("mps") is False
