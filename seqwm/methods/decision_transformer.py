@@ -26,7 +26,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gymnasium.spaces
 import numpy as np
@@ -40,7 +40,7 @@ from seqwm.core.spaces import is_image, leaf_spaces, space_from_json, space_to_j
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.leaves import ActionCodec, ObservationEncoder
-from seqwm.nn.transformer import Transformer, initialise
+from seqwm.nn.transformer import Activation, Transformer, initialise
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -67,7 +67,7 @@ class Options:
     heads: int = 1
     width: int = 128
     dropout: float = 0.1
-    activation: Literal["relu", "gelu"] = "relu"
+    activation: Activation = "relu"
     backbone: Literal["transformer", "lstm"] = "transformer"
     return_scale: float | None = None
     max_timestep: int | None = None
@@ -325,7 +325,7 @@ def to_transformers(model: DecisionTransformer) -> transformers.DecisionTransfor
             n_layer=config.layers,
             n_head=config.heads,
             n_inner=4 * config.width,
-            activation_function="relu" if config.activation == "relu" else "gelu_new",
+            activation_function=config.activation,
             resid_pdrop=config.dropout,
             embd_pdrop=config.dropout,
             attn_pdrop=config.dropout,
@@ -371,7 +371,7 @@ def from_transformers(
         environment: Gymnasium id it was trained for.
 
     Raises:
-        CheckpointError: the normalisation is neither given nor told.
+        CheckpointError: the normalisation is neither given nor told, or its activation is another.
     """
     theirs = exported.config
     given = {"state_mean": state_mean, "state_std": state_std, "return_scale": return_scale}
@@ -381,6 +381,11 @@ def from_transformers(
         raise CheckpointError(
             f"config.json does not tell {', '.join(missing)}, without which the model cannot act; take them from its "
             "card and give them: seqwm.load_model(name, normalisation={'state_mean': [...], ...})"
+        )
+    if theirs.activation_function not in get_args(Activation):
+        raise CheckpointError(
+            f"config.json: activation_function: found {theirs.activation_function!r}, expected one of "
+            f"{', '.join(get_args(Activation))}, which the Decision Transformer here has"
         )
     low, high = (action_low, action_high) if theirs.action_tanh else (-np.inf, np.inf)
     observation = gymnasium.spaces.Box(-np.inf, np.inf, (theirs.state_dim,), np.float32)
@@ -394,7 +399,7 @@ def from_transformers(
         heads=theirs.n_head,
         width=theirs.hidden_size,
         dropout=theirs.resid_pdrop,
-        activation="relu" if theirs.activation_function == "relu" else "gelu",
+        activation=theirs.activation_function,
         return_scale=normal["return_scale"],
         max_timestep=theirs.max_ep_len,
     )

@@ -115,3 +115,19 @@ def test_the_length_of_the_window_travels(window, tmp_path):
     ours = evaluate(model, ENVIRONMENT, targets=[20.0], episodes=1, seed=1, options={"max_episode_steps": STEPS})
     assert ours.records[0][1].achieved == pytest.approx(play(exported, 20.0, 1, window), rel=1e-4)
     assert np.isfinite(ours.records[0][1].achieved)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_new"])
+def test_the_activation_travels_both_ways(activation):
+    from seqwm.methods.decision_transformer import from_transformers, to_transformers
+
+    ours = from_transformers(theirs(activation_function=activation), **NORMALISATION)
+    assert ours.config.activation == activation
+    assert to_transformers(ours).config.activation_function == activation
+
+
+def test_another_activation_is_refused_by_name():
+    from seqwm.methods.decision_transformer import from_transformers
+
+    with pytest.raises(CheckpointError, match="found 'silu', expected one of relu, gelu, gelu_new"):
+        from_transformers(theirs(activation_function="silu"), **NORMALISATION)

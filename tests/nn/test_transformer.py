@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 from seqwm.nn.transformer import Block, Transformer, attend, initialise, rotate
 
@@ -19,13 +20,12 @@ def tokens(batch=3, length=7):
     return torch.randn(batch, length, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_new"])
 def test_a_block_is_torchs_own_pre_norm_layer(activation):
     torch.manual_seed(0)
     block = Block(2, 16, 0.0, activation, rotary=False).double()
-    gelu = torch.nn.functional.gelu
     theirs = nn.TransformerEncoderLayer(
-        16, 2, 64, 0.0, "relu" if activation == "relu" else lambda x: gelu(x, approximate="tanh"),
+        16, 2, 64, 0.0, ACT2FN[activation],
         batch_first=True, norm_first=True, dtype=torch.float64,
     )  # fmt: skip
     pairs = {
