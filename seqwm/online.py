@@ -19,7 +19,7 @@ from seqwm.worlds import DREAM, open_dream
 
 if TYPE_CHECKING:
     from seqwm.control.dream import DreamEnv
-    from seqwm.control.rollout import Lanes
+    from seqwm.control.lanes import Lanes
     from seqwm.data.store import TrajectoryStore
     from seqwm.envs.make import FreezingVectorEnv
 

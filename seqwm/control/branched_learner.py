@@ -28,7 +28,7 @@ from seqwm.core.types import Metrics, State, TensorTree
 from seqwm.nn.ensemble_world import EnsembleWorld
 
 if TYPE_CHECKING:
-    from seqwm.control.rollout import Transitions
+    from seqwm.control.gathering import Transitions
     from seqwm.data.store import TrajectoryStore
     from seqwm.training.options import TrainOptions
 

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqwm.control.actor_critic import lambda_returns
-from seqwm.control.rollout import Lanes, gather
+from seqwm.control.lanes import Lanes
+from seqwm.control.rollout import gather
 from seqwm.core.protocols import Policy
 from seqwm.core.tree import flatten
 from seqwm.core.types import Spaces

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqwm.control.rollout import Gathering, Lanes
+from seqwm.control.gathering import Gathering
+from seqwm.control.lanes import Lanes
 from seqwm.core.protocols import Policy
 from seqwm.core.types import Spaces
 from seqwm.data.store import TrajectoryStore

@@ -34,7 +34,7 @@ from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from seqwm.control.rollout import Transitions
+from seqwm.control.gathering import Transitions
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.random import key

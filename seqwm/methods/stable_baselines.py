@@ -27,7 +27,7 @@ from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from seqwm.control.rollout import Transitions
+from seqwm.control.gathering import Transitions
 from seqwm.core.errors import MissingPackageError, RecipeError, SpaceError
 from seqwm.core.random import key
 from seqwm.core.spaces import space_from_json, space_to_json

@@ -1,7 +1,7 @@
 """Experience for a learner while it learns: so many environment steps for each update, into the store that it reads.
 
 What a resumed run needs of the environments, whose own state cannot be saved, is in the checkpoint as logs: it plays
-the episodes under way again from their seeds (`seqwm.control.rollout.Gathering`). With the store rewound to the
+the episodes under way again from their seeds (`seqwm.control.gathering.Gathering`). With the store rewound to the
 checkpoint's mark, a run that was killed goes on to the same numbers as one that was not.
 """
 
@@ -14,7 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from seqwm.control.rollout import Gathering, Lanes, Transitions
+from seqwm.control.gathering import Gathering, Transitions
+from seqwm.control.lanes import Lanes
 from seqwm.core.errors import RolloutError
 from seqwm.core.protocols import Learner
 from seqwm.core.random import key

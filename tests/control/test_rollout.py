@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from seqwm.control.collect import collect
+from seqwm.control.gathering import Gathering
 from seqwm.control.policies import RandomPolicy
-from seqwm.control.rollout import Gathering, gather, play
+from seqwm.control.rollout import gather, play
 from seqwm.core.errors import DataError, RolloutError
 from seqwm.core.tree import unflatten
 from seqwm.core.types import Spaces
