@@ -395,7 +395,7 @@ class DiffusionForcing(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """The memory behind the first `count` (int64 [B]) of frames [B, T, C, H, W] with noise of deviation sigma."""
         keys, values = self.network.look(*self._shown(frames, sigma, actions, known, memory), memory.past)
         lanes = torch.arange(len(frames), device=frames.device)
-        past = self.network.remember(memory.past, keys, values, count)
+        past = memory.past.remember(keys, values, count)
         return Memory(frames[lanes, count - 1], sigma[lanes, count - 1], past)
 
     def _leading(self, batch: Batch) -> tuple[Tensor, Tensor]:

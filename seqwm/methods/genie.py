@@ -248,7 +248,7 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
         past = self.dynamics.empty(len(frames), frames.device)
         tokens = self.tokenizer.encode(frames)
         _, keys, values = self(tokens, self._before(tokens), codes, past)
-        past = self.dynamics.remember(past, keys, values, context.valid.sum(1))
+        past = past.remember(keys, values, context.valid.sum(1))
         return {**_packed(past), "tokens": tokens[:, -1], "frames": to_bytes(frames[:, -1:])}
 
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
@@ -262,7 +262,7 @@ class Genie(ModelMixin, ConfigMixin):  # type: ignore[misc]
             blank, self.masked, self.config.steps, self.config.temperature, generator,
         )  # fmt: skip
         _, keys, values = self(tokens[:, None], stood, codes, past)
-        past = self.dynamics.remember(past, keys, values, torch.ones_like(past.time))
+        past = past.remember(keys, values, torch.ones_like(past.time))
         nothing = torch.zeros(len(tokens), device=tokens.device)
         following = {**_packed(past), "tokens": tokens, "frames": to_bytes(self.tokenizer.decode(tokens[:, None]))}
         return Step(following, nothing, nothing.bool())

@@ -35,9 +35,7 @@ class FrameTransformer(nn.Module):
 
     def empty(self, lanes: int, device: torch.device | str) -> Past:
         """No past."""
-        shape = lanes, len(self.blocks), self.span - 1, self.rows * self.columns, self.width
-        zeros = torch.zeros(lanes, dtype=torch.int64, device=device)
-        return Past(torch.zeros(shape, device=device), torch.zeros(shape, device=device), zeros, zeros)
+        return Past.empty((lanes, len(self.blocks), self.span - 1, self.rows * self.columns, self.width), device)
 
     def forward(
         self, x: Tensor, condition: Tensor, past: Past, times: Tensor, draft: Tensor
@@ -52,7 +50,7 @@ class FrameTransformer(nn.Module):
             draft: whether it is one, bool [T].
 
         Returns:
-            Tokens, and the frames' keys and values, [B, L, T, N, W], for `remember`.
+            Tokens, and the frames' keys and values, [B, L, T, N, W], for `Past.remember`.
         """
         grid = x.flatten(0, 1).transpose(1, 2).unflatten(-1, (self.rows, self.columns))
         around = self.near(grid.contiguous(memory_format=torch.channels_last))
@@ -65,19 +63,6 @@ class FrameTransformer(nn.Module):
             keys.append(key)
             values.append(value)
         return x, torch.stack(keys, 1), torch.stack(values, 1)
-
-    def remember(self, past: Past, keys: Tensor, values: Tensor, count: Tensor) -> Past:
-        """The past behind the first `count` (int64 [B]) of T kept frames that `forward` gave keys and values for."""
-        reach = self.span - 1
-        index = count[:, None] + torch.arange(reach, device=keys.device)
-        lanes = torch.arange(len(count), device=keys.device)[:, None]
-
-        def kept(old: Tensor, new: Tensor) -> Tensor:
-            line = torch.cat((old, new.to(old.dtype)), 2).transpose(1, 2)  # [B, S + T, L, N, W]
-            return line[lanes, index].transpose(1, 2)
-
-        filled = (past.filled + count).clamp_max(reach)
-        return Past(kept(past.keys, keys), kept(past.values, values), filled, past.time + count)
 
     def _mask(self, filled: Tensor, times: Tensor, draft: Tensor) -> Tensor:
         """Which of S past and T frames each of T frames sees, bool [B, T, S + T]."""

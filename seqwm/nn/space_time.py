@@ -42,6 +42,25 @@ class Past:
     filled: Tensor
     time: Tensor
 
+    @classmethod
+    def empty(cls, shape: tuple[int, int, int, int, int], device: torch.device | str) -> Past:
+        """No past, of a shape [B, L, S, N, W]."""
+        zeros = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        return cls(torch.zeros(shape, device=device), torch.zeros(shape, device=device), zeros, zeros)
+
+    def remember(self, keys: Tensor, values: Tensor, count: Tensor) -> Past:
+        """The past behind the first `count` (int64 [B]) of T frames with keys and values [B, L, T, N, W]."""
+        reach = self.keys.shape[2]
+        index = count[:, None] + torch.arange(reach, device=keys.device)
+        lanes = torch.arange(len(count), device=keys.device)[:, None]
+
+        def kept(old: Tensor, new: Tensor) -> Tensor:
+            line = torch.cat((old, new.to(old.dtype)), 2).transpose(1, 2)  # [B, S + T, L, N, W]
+            return line[lanes, index].transpose(1, 2)
+
+        filled = (self.filled + count).clamp_max(reach)
+        return Past(kept(self.keys, keys), kept(self.values, values), filled, self.time + count)
+
 
 class SpaceTime(nn.Module):
     """Frames to frames of the same size.
@@ -88,9 +107,7 @@ class SpaceTime(nn.Module):
 
     def empty(self, lanes: int, device: torch.device | str) -> Past:
         """No past."""
-        shape = lanes, len(self.blocks), self.span - 1, self.rows * self.columns, self.width
-        zeros = torch.zeros(lanes, dtype=torch.int64, device=device)
-        return Past(torch.zeros(shape, device=device), torch.zeros(shape, device=device), zeros, zeros)
+        return Past.empty((lanes, len(self.blocks), self.span - 1, self.rows * self.columns, self.width), device)
 
     def forward(self, x: Tensor, condition: Tensor, past: Past | None = None) -> Tensor:
         """Frames [B, T, C, H, W] with conditions [B, T, F] to frames [B, T, outputs, H, W]."""
@@ -105,7 +122,7 @@ class SpaceTime(nn.Module):
         return out
 
     def look(self, x: Tensor, condition: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, L, T, N, W] of frames [B, T, C, H, W] with conditions [B, T, F], for `remember`."""
+        """Keys and values [B, L, T, N, W] of frames [B, T, C, H, W] with conditions [B, T, F], for `Past.remember`."""
         _, _, keys, values = self._tokens(x, condition, past)
         return keys, values
 
@@ -136,20 +153,6 @@ class SpaceTime(nn.Module):
             keys.append(key)
             values.append(value)
         return x, fine, torch.stack(keys, 1), torch.stack(values, 1)
-
-    def remember(self, past: Past, keys: Tensor, values: Tensor, count: Tensor) -> Past:
-        """The past behind the first `count` (int64 [B]) of T frames that `look` gave keys and values for."""
-        reach, frames = self.span - 1, keys.shape[2]
-        index = count[:, None] + torch.arange(reach, device=keys.device)
-        lanes = torch.arange(len(count), device=keys.device)[:, None]
-
-        def kept(old: Tensor, new: Tensor) -> Tensor:
-            line = torch.cat((old, new.to(old.dtype)), 2).transpose(1, 2)  # [B, S + T, L, N, W]
-            return line[lanes, index].transpose(1, 2)
-
-        assert int(count.max()) <= frames
-        filled = (past.filled + count).clamp_max(reach)
-        return Past(kept(past.keys, keys), kept(past.values, values), filled, past.time + count)
 
     def _mask(self, filled: Tensor, frames: int) -> Tensor:
         """Which of S + T frames each of T frames sees, bool [B, T, S + T]."""
@@ -201,7 +204,7 @@ class SpaceTimeBlock(nn.Module):
         nn.init.zeros_(self.modulate.bias)
         self.in_space, self.along_time = nn.Linear(width, 3 * width), nn.Linear(width, 3 * width)
         self.from_space, self.from_time = nn.Linear(width, width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(
         self,

@@ -117,7 +117,7 @@ def test_what_training_says_of_a_masked_frame_is_what_play_fills_in(options):
         stood = torch.cat((torch.full_like(tokens[:, :1], model.masked), tokens), 1)
         for t in range(4):  # one frame after the other, as a dream would
             _, keys, values = model(tokens[:, t : t + 1], stood[:, t : t + 1], led[:, t : t + 1], past)
-            past = model.dynamics.remember(past, keys, values, torch.ones_like(past.time))
+            past = past.remember(keys, values, torch.ones_like(past.time))
             blank = torch.full_like(tokens[:, :1], model.masked)
             alone, _, _ = model(blank, tokens[:, t : t + 1], codes[:, t : t + 1], past)
             torch.testing.assert_close(said[:, t : t + 1], alone, rtol=1e-5, atol=1e-5)

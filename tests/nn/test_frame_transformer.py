@@ -31,7 +31,7 @@ def frame_by_frame(network, x, condition):
     for t in range(x.shape[1]):
         pasts.append(past)
         out, keys, values = network(x[:, t : t + 1], condition[:, t : t + 1], past, torch.zeros(1).long(), KEPT[:1])
-        past = network.remember(past, keys, values, torch.ones(2).long())
+        past = past.remember(keys, values, torch.ones(2).long())
         said.append(out)
     return torch.cat(said, 1), pasts
 
@@ -61,7 +61,7 @@ def test_lanes_may_remember_different_numbers_of_frames(network, history):
     whole, _, _ = network(x, condition, network.empty(2, "cpu"), torch.arange(FRAMES), KEPT)
     empty = network.empty(2, "cpu")
     _, keys, values = network(x[:, :4], condition[:, :4], empty, torch.arange(4), KEPT[:4])
-    past = network.remember(empty, keys, values, torch.tensor([4, 1]))
+    past = empty.remember(keys, values, torch.tensor([4, 1]))
     following = torch.stack([x[0, 4:6], x[1, 1:3]]), torch.stack([condition[0, 4:6], condition[1, 1:3]])
     out, _, _ = network(*following, past, torch.arange(2), KEPT[:2])
     torch.testing.assert_close(out[0], whole[0, 4:6], rtol=1e-5, atol=1e-5)

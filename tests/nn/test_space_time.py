@@ -32,7 +32,7 @@ def test_frame_by_frame_with_the_cache_equals_one_pass_however_long(network, his
     for t in range(11):
         now = frames[:, t : t + 1], conditions[:, t : t + 1], past
         drawn.append(network(*now))
-        past = network.remember(past, *network.look(*now), torch.ones(2, dtype=torch.int64))
+        past = past.remember(*network.look(*now), torch.ones(2, dtype=torch.int64))
     torch.testing.assert_close(torch.cat(drawn, 1), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -40,7 +40,7 @@ def test_lanes_may_remember_different_numbers_of_frames(network, history):
     frames, conditions = history
     whole = network(frames, conditions)
     keys, values = network.look(frames[:, :5], conditions[:, :5])
-    past = network.remember(network.empty(2, "cpu"), keys, values, torch.tensor([5, 2]))
+    past = network.empty(2, "cpu").remember(keys, values, torch.tensor([5, 2]))
     following = torch.stack([frames[0, 5:7], frames[1, 2:4]]), torch.stack([conditions[0, 5:7], conditions[1, 2:4]])
     out = network(*following, past)
     torch.testing.assert_close(out[0], whole[0, 5:7], rtol=1e-4, atol=1e-5)
