@@ -9,16 +9,15 @@ Everything random is a function of (seed, step).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from seqwm.control.branched_rollouts import Amend, Bounds, branch, branch_horizon
-from seqwm.control.ensemble_fit import FitOptions, fit_rows
+from seqwm.control.ensemble_fit import FitOptions, fit_rows, refuse_precision
 from seqwm.control.experience import ExperienceTable, as_rows, draw_mixed, lived
 from seqwm.control.soft_actor_critic import SoftActorCritic, SoftActorCriticUpdates
 from seqwm.core.protocols import Policy
@@ -81,7 +80,9 @@ class BranchedLearner:
         train: of the updates.
         seed: of all draws.
         amend: what a pessimist makes of imagined rewards and ends (`seqwm.control.branched_rollouts`).
-        fitted: told the real rows behind each fit; gives figures to log.
+
+    Raises:
+        RecipeError: `train.precision` is set.
     """
 
     def __init__(
@@ -96,17 +97,15 @@ class BranchedLearner:
         seed: int,
         *,
         amend: Amend | None = None,
-        fitted: Callable[[Tensor], Metrics] | None = None,
     ) -> None:
+        refuse_precision(train, "model.ensemble.precision and model.agent.precision say it of each")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.world, self.agent = model.to(self.device), world, agent
         self.options, self.store, self.seed = options, store, seed
         self._fitting, self._batch_size, self._amend = fitting, train.batch_size, amend
-        self._behind_fit = fitted
         self._updates = SoftActorCriticUpdates(agent, train.learning_rate)
         self._bounds = Bounds(store.spaces.observation)
-        features = sum(leaf.size for leaf in world.leaves)
-        self.real, self.imagined = (ExperienceTable(features, world.actions.size, self.device) for _ in range(2))
+        self.real, self.imagined = (ExperienceTable(world.size, world.actions.size, self.device) for _ in range(2))
         self._episodes: list[int] = []  # the number of the episode that a real row is of, in the order they began in
         self._under_way: list[int] = []  # of each lane
         self._begun = len(store)
@@ -138,8 +137,6 @@ class BranchedLearner:
                 lived_in = torch.tensor(self._episodes)
                 fitted = fit_rows(self.world, self.real.rows, lived_in, self._fitting, self.seed, step, self.store.path)
                 self._figures |= fitted
-                if self._behind_fit is not None:
-                    self._figures |= self._behind_fit(self.real.rows)
                 self._fitted = len(self.real)
             if step % self.options.every == 0:
                 self._branch(step)
@@ -204,10 +201,18 @@ class BranchedLearner:
         self._rounds, self._fitted, self._figures = state["rounds"], state["fitted"], state.get("figures", {})
 
 
-class ActorPolicy:
-    """Acts by a soft actor-critic's actor; exploring it draws from torch's default generator."""
+class Actor(Protocol):
+    """What acts in the features of an observation."""
 
-    def __init__(self, world: EnsembleWorld, agent: SoftActorCritic, explore: bool) -> None:
+    def act(self, features: Tensor, generator: torch.Generator | None = None, *, explore: bool = True) -> Tensor:
+        """Features of actions, [..., A], for those of observations, [..., F]: drawn, or the likeliest."""
+        ...
+
+
+class ActorPolicy:
+    """Acts as an actor does; exploring it draws from torch's default generator."""
+
+    def __init__(self, world: EnsembleWorld, agent: Actor, explore: bool) -> None:
         self._world, self._agent, self._explore = world, agent, explore
 
     def initial(self, lanes: int) -> State:

@@ -1,10 +1,12 @@
-"""What methods that learn on an ensemble's branches save: the ensemble as a world, and the actor that learned in it."""
+"""What methods that learn in an ensemble's dreams save: the ensemble as a world, and the actor that learned in it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
+
+from gymnasium import Space
 
 from seqwm.control.branched_learner import ActorPolicy
 from seqwm.control.soft_actor_critic import SoftActorCritic, SoftActorCriticOptions
@@ -15,7 +17,7 @@ from seqwm.core.types import Batch, State, TensorTree
 from seqwm.data.store import TrajectoryStore
 from seqwm.nn.ends import end_rule
 from seqwm.nn.ensemble import EnsembleOptions
-from seqwm.nn.ensemble_world import EnsembleWorld
+from seqwm.nn.ensemble_world import EnsembleWorld, Propagation
 
 
 class BranchedModel:
@@ -24,7 +26,7 @@ class BranchedModel:
     return_conditioned = False
     window_length = 1
     world: EnsembleWorld
-    agent: SoftActorCritic
+    agent: Any  # `seqwm.control.branched_learner.Actor`
 
     def encode(self, context: Batch) -> State:
         """The last valid row's observation."""
@@ -68,8 +70,12 @@ def described(options: Any, store: TrajectoryStore) -> dict[str, Any]:
 
 def parts(config: Any) -> tuple[EnsembleWorld, SoftActorCritic]:
     """Fresh networks as a config describes them."""
+    world, space = world_of(config, "TS-1")
+    return world, SoftActorCritic(SoftActorCriticOptions(**(config.agent or {})), world.size, space)
+
+
+def world_of(config: Any, propagation: Propagation) -> tuple[EnsembleWorld, Space[Any]]:
+    """A fresh world as a config describes it, and the space of its actions."""
     observation, action = (space_from_json(space or {}) for space in (config.observation_space, config.action_space))
     ends = end_rule(config.environment) if config.ends == "by_hand" else None
-    world = EnsembleWorld(EnsembleOptions(**(config.ensemble or {})), "TS-1", observation, action, ends)
-    features = sum(leaf.size for leaf in world.leaves)
-    return world, SoftActorCritic(SoftActorCriticOptions(**(config.agent or {})), features, action)
+    return EnsembleWorld(EnsembleOptions(**(config.ensemble or {})), propagation, observation, action, ends), action

@@ -10,19 +10,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from seqwm.control.experience import Experience, lived
-from seqwm.core.errors import DataError
+from seqwm.core.errors import DataError, RecipeError
 from seqwm.core.random import indices, torch_generator
 from seqwm.core.types import Metrics
 from seqwm.data.problems import Problem
 from seqwm.data.store import TrajectoryStore
 from seqwm.nn import ends, rewards
 from seqwm.nn.ensemble_world import EnsembleWorld
+
+if TYPE_CHECKING:
+    from seqwm.training.options import TrainOptions
 
 _BLOCK = 5  # one episode of so many is held out
 _VALIDATED = 5000  # rows of the holdout that are looked at, as MBPO does
@@ -45,6 +49,16 @@ class FitOptions:
     learning_rate: float = 1e-3
     weight_decay: float = 5e-5
     batch_size: int = 256
+
+
+def refuse_precision(train: TrainOptions, instead: str) -> None:
+    """What learns with an ensemble has no use for `train.precision`; `instead` names what it has in its place.
+
+    Raises:
+        RecipeError: it is another than float32.
+    """
+    if train.precision != "float32":
+        raise RecipeError(f"train.precision: found {train.precision}, expected none here; {instead}")
 
 
 def held_out(episodes: int, seed: int) -> list[int]:
@@ -89,7 +103,7 @@ def fit_rows(
         raise DataError([Problem("too-few-episodes", f"{episodes} episodes", expected, mend, str(path))])
     contradictions = _contradictions(world, rows)
     outside = torch.isin(numbers, torch.tensor(held_out(episodes, seed))).to(device)
-    steps = Experience.unpacked(rows, sum(leaf.size for leaf in world.leaves))
+    steps = Experience.unpacked(rows, world.size)
     inputs = torch.cat([steps.observation, steps.action], 1)
     earned = torch.stack([steps.reward, steps.terminated], 1)
     outputs = torch.cat([steps.following - steps.observation, earned], 1)
@@ -144,7 +158,7 @@ def _contradictions(world: EnsembleWorld, rows: Tensor) -> Metrics:
     Raises:
         DataError: one is above a hundredth.
     """
-    steps, shares = Experience.unpacked(rows, sum(leaf.size for leaf in world.leaves)), {}
+    steps, shares = Experience.unpacked(rows, world.size), {}
     if world.ends is not None:
         shares["ends_contradicted"] = ends.contradicted(world.ends, steps.following, steps.terminated > 0)
     if world.rewards is not None:

@@ -1,6 +1,7 @@
 """What offline methods make of an ensemble's doubt: a price on the reward, or a halt where its members disagree.
 
-Both enter imagined branches as `amend` of `seqwm.control.branched_rollouts`; f_i and sigma_i are the mean and the
+The price enters branches as `amend` (`seqwm.control.branched_rollouts`), the halt whole paths
+(`seqwm.control.imagined_paths`); f_i and sigma_i are the mean and the
 standard deviation that elite i predicts.
 
 Shapes: N rows, F features of an observation, A of an action.
@@ -8,7 +9,7 @@ Shapes: N rows, F features of an observation, A of an action.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from seqwm.control.branched_rollouts import Amend
 from seqwm.control.experience import Experience
 from seqwm.core.random import indices
+from seqwm.nn.ensemble import Normals
 from seqwm.nn.ensemble_world import EnsembleWorld
 
 _LOOKED_AT = 10_000  # rows of the data that a threshold is taken from
@@ -36,9 +38,14 @@ def disagreement(world: EnsembleWorld, observation: Tensor, action: Tensor) -> T
 
     Of the change of the observation, in standard deviations of the data's changes.
     """
-    means = world.ensemble(world.inputs(observation, action)).mean[world.ensemble.elites][..., :-2]
+    return apart(world, world.ensemble(world.inputs(observation, action)))
+
+
+def apart(world: EnsembleWorld, said: Normals) -> Tensor:
+    """The same of what every member says, [M, N, O]."""
+    means = said.mean[world.ensemble.elites][..., :-2]
     pairs = [(one - other).norm(dim=-1) for i, one in enumerate(means) for other in means[:i]]
-    return torch.stack([means.new_zeros(len(observation)), *pairs]).amax(0)
+    return torch.stack([means.new_zeros(means.shape[1]), *pairs]).amax(0)
 
 
 def priced(world: EnsembleWorld, price: float) -> Amend:
@@ -50,19 +57,28 @@ def priced(world: EnsembleWorld, price: float) -> Amend:
     return amend
 
 
-def halting(world: EnsembleWorld, threshold: Callable[[], float], reward: float, discount: float) -> Amend:
+@dataclass(frozen=True, slots=True)
+class Halt:
     """MOReL's halt where d(s, a) is above a threshold.
 
     The state behind is absorbing and earns `reward` at every step, the one that leads there included, for what is said
     of an unknown step's reward is as little known. Its value is reward / (1 - discount) in closed form, so the row ends
     with that.
+
+    Attributes:
+        threshold: of the disagreement.
+        reward: of every step there.
+        discount: gamma.
     """
 
-    def amend(observation: Tensor, action: Tensor, earned: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
-        unknown = disagreement(world, observation, action) > threshold()
-        return torch.where(unknown, reward / (1 - discount), earned), terminated | unknown
+    threshold: float
+    reward: float
+    discount: float
 
-    return amend
+    def amend(self, distance: Tensor, earned: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
+        """Reward [N] and end, bool [N], of steps by their disagreement [N]; what is no number is unknown, too."""
+        unknown = ~(distance <= self.threshold)
+        return torch.where(unknown, self.reward / (1 - self.discount), earned), terminated | unknown
 
 
 def known_up_to(world: EnsembleWorld, rows: Tensor, share: float, seed: int) -> float:
@@ -73,5 +89,5 @@ def known_up_to(world: EnsembleWorld, rows: Tensor, share: float, seed: int) -> 
     if len(rows) > _LOOKED_AT:
         drawn = indices(seed, torch.arange(_LOOKED_AT).numpy().astype("uint64"), len(rows))
         rows = rows[torch.from_numpy(drawn).to(rows.device)]
-    steps = Experience.unpacked(rows, sum(leaf.size for leaf in world.leaves))
+    steps = Experience.unpacked(rows, world.size)
     return float(disagreement(world, steps.observation, steps.action).quantile(share))

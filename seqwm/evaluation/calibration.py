@@ -71,7 +71,7 @@ def calibration(world: EnsembleWorld, store: TrajectoryStore, held_out: Sequence
     numbers = range(len(store)) if held_out is None else held_out
     rows = torch.cat([lived(world, store.episode(number)) for number in numbers])
     rows = rows[:: max(1, len(rows) // _ROWS)]
-    steps = Experience.unpacked(rows, sum(leaf.size for leaf in world.leaves))
+    steps = Experience.unpacked(rows, world.size)
     x = world.inputs(steps.observation, steps.action)
     mean = world.ensemble(x).mean[world.ensemble.elites].mean(0)
     epistemic, aleatoric = world.ensemble.uncertainties(x)

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from seqwm.control.cem import CEMOptions, CEMPolicy
-from seqwm.control.ensemble_fit import FitOptions, fit
+from seqwm.control.ensemble_fit import FitOptions, fit, refuse_precision
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
 from seqwm.core.spaces import space_from_json
@@ -153,6 +153,7 @@ class PetsLearner:
     """Fits the ensemble anew at every update at which the store has grown."""
 
     def __init__(self, model: Pets, options: Options, store: TrajectoryStore, train: TrainOptions, seed: int) -> None:
+        refuse_precision(train, "leave it out: the ensemble computes in float32")
         self.model: Pets = model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.store, self.seed = store, seed
         self._options = FitOptions(

@@ -74,6 +74,11 @@ class Normals:
         coins = F.binary_cross_entropy_with_logits(self.mean[..., count:], target[..., count:], reduction="none")
         return torch.cat([normal[..., :count], coins], -1)
 
+    def of(self, member: Tensor) -> Normals:
+        """What for each row of [M, B, O] the member with its number, int64 [B], says, [B, O]."""
+        row = torch.arange(len(member), device=member.device)
+        return Normals(self.mean[member, row], self.log_variance[member, row], self.flags)
+
     def expected(self) -> Tensor:
         """Means, and the probabilities of flags."""
         count = self.mean.shape[-1] - self.flags

@@ -23,7 +23,7 @@ from seqwm.core.spaces import is_image, leaf_spaces
 from seqwm.core.tree import flatten, tree_map, unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.ends import EndRule
-from seqwm.nn.ensemble import EnsembleOptions, GaussianEnsemble
+from seqwm.nn.ensemble import EnsembleOptions, GaussianEnsemble, Normals
 from seqwm.nn.leaves import ActionCodec, Leaf
 from seqwm.nn.rewards import RewardRule
 
@@ -71,8 +71,8 @@ class EnsembleWorld(nn.Module):
                 )
         self.leaves = [Leaf.of(path, space) for path, space in spaces.items()]
         self.actions = ActionCodec(action_space)
-        size = sum(leaf.size for leaf in self.leaves)
-        inputs, outputs = size + self.actions.size, size + 2
+        self.size = sum(leaf.size for leaf in self.leaves)  # F
+        inputs, outputs = self.size + self.actions.size, self.size + 2
         self.ensemble = GaussianEnsemble(options, inputs, outputs, flags=1)
         self.register_buffer("input_mean", torch.zeros(inputs))
         self.register_buffer("input_std", torch.ones(inputs))
@@ -86,20 +86,25 @@ class EnsembleWorld(nn.Module):
         observation = self.features(tree_map(lambda leaf: leaf[rows, last], context.observations))
         return {"observation": observation, "member": torch.full_like(last, -1)}
 
-    def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
-        """What the drawn member draws; without a generator, the mean of the elites' means."""
+    def step(
+        self, state: State, action: TensorTree, generator: torch.Generator | None, said: Normals | None = None
+    ) -> Step:
+        """What the drawn member draws; without a generator, the mean of the elites' means.
+
+        `said`, what every member says of these rows, [M, B, O], is for who has asked them already.
+        """
         observation, member, elites = state["observation"], state["member"], self.ensemble.elites
         features = self.actions.features(action)
         x = self.inputs(observation, features)
         if generator is None:
-            outputs = self.ensemble(x).mean[elites].mean(0)
+            outputs = (said or self.ensemble(x)).mean[elites].mean(0)
             centre = outputs
         else:
             drawn = elites[torch.randint(len(elites), member.shape, generator=generator, device=member.device)]
             member = torch.where(member < 0, drawn, member) if self.propagation == "TS-inf" else drawn
-            said = self.ensemble.of_members(x, member)
-            noise = torch.randn(said.mean.shape, generator=generator, device=member.device)
-            centre, outputs = said.mean, said.mean + (0.5 * said.log_variance).exp() * noise
+            own = self.ensemble.of_members(x, member) if said is None else said.of(member)
+            noise = torch.randn(own.mean.shape, generator=generator, device=member.device)
+            centre, outputs = own.mean, own.mean + (0.5 * own.log_variance).exp() * noise
         change = outputs * self.output_std + self.output_mean
         following = observation + change[:, :-2]
         ended = centre[:, -1] > 0 if self.ends is None else self.ends(following)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from gymnasium import spaces as gym_spaces
 
-from seqwm.control.branched_rollouts import Bounds, branch
 from seqwm.control.experience import Experience
-from seqwm.control.pessimism import disagreement, halting, known_up_to, priced, spread
+from seqwm.control.pessimism import Halt, disagreement, known_up_to, priced, spread
 from seqwm.control.soft_actor_critic import SoftActorCritic, SoftActorCriticOptions
 from seqwm.nn.ensemble import EnsembleOptions
 from seqwm.nn.ensemble_world import EnsembleWorld
@@ -70,17 +69,19 @@ def test_the_world_halts_above_the_threshold_and_not_at_it():
     world = saying(MEANS, DEVIATIONS)
     exactly = float(disagreement(world, *NOTHING)[0])
     reward, ends = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([True, False, False])
-    at = halting(world, lambda: exactly, -0.5, 0.9)(*NOTHING, reward, ends)
+    distance = disagreement(world, *NOTHING)
+    at = Halt(exactly, -0.5, 0.9).amend(distance, reward, ends)
     assert torch.equal(at[0], reward)
     assert torch.equal(at[1], ends)
-    above = halting(world, lambda: math.nextafter(exactly, 0) - 1e-6, -0.5, 0.9)(*NOTHING, reward, ends)
+    above = Halt(math.nextafter(exactly, 0) - 1e-6, -0.5, 0.9).amend(distance, reward, ends)
     torch.testing.assert_close(above[0], torch.full((3,), -5.0))
     assert above[1].tolist() == [True, True, True]
+    assert Halt(1.0, -0.5, 0.9).amend(torch.full((3,), torch.nan), reward, ends)[1].tolist() == [True, True, True]
 
 
 def test_what_a_halt_is_worth_is_the_sum_of_its_rewards_for_ever_whatever_critics_say():
-    world, discount, reward = saying(MEANS, DEVIATIONS), 0.97, -1.5
-    paid, ended = halting(world, lambda: 0.0, reward, discount)(*NOTHING, torch.zeros(3), torch.zeros(3).bool())
+    discount, reward = 0.97, -1.5
+    paid, ended = Halt(0.0, reward, discount).amend(torch.ones(3), torch.zeros(3), torch.zeros(3).bool())
     torch.manual_seed(0)
     agent = SoftActorCritic(SoftActorCriticOptions(width=8, discount=discount), 2, ACTION)
     rows = Experience(*NOTHING, paid, torch.randn(3, 2), ended.float())
@@ -88,23 +89,6 @@ def test_what_a_halt_is_worth_is_the_sum_of_its_rewards_for_ever_whatever_critic
         target = agent.targets(rows, torch.randn(3, 1), torch.randn(3))
     for_ever = sum(reward * discount**t for t in range(2000))
     torch.testing.assert_close(target, torch.full((3,), for_ever), rtol=1e-5, atol=0)
-
-
-def test_a_branch_that_walks_into_the_unknown_halts_there_once():
-    # Both elites agree but for the first one's slope, so they disagree by half of the first number.
-    still = [[0.5, 0.0, 1.0, 0.0]] * 3
-    world = saying(still, [[1e-9] * 4] * 3, slope=0.5)
-    world.output_mean[0] = 0.0
-    starts = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
-    amend = halting(world, lambda: 1.0, -2.0, 0.9)
-    generator = torch.Generator().manual_seed(0)
-    made = branch(world, lambda x: torch.zeros(len(x), 1), starts, 6, Bounds(OBSERVATION), generator, amend=amend)
-    rows = Experience.unpacked(made.rows, 2)
-    unknown = rows.observation[:, 0] / 2 > 1.0
-    assert torch.equal(rows.terminated > 0, unknown)
-    assert bool((rows.reward[unknown] == pytest.approx(-20.0)) if unknown.any() else False)
-    assert made.ended == int(unknown.sum()) == 2
-    assert rows.reward[~unknown].tolist() == pytest.approx([2.0] * int((~unknown).sum()))
 
 
 def test_the_threshold_is_the_quantile_of_the_datas_own_disagreement():

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 from seqwm.control.branched_learner import BranchOptions
 from seqwm.control.ensemble_fit import FitOptions
-from seqwm.control.experience import Experience
+from seqwm.control.experience import Experience, lived
+from seqwm.control.natural_gradient import NaturalGradientOptions
 from seqwm.control.pessimism import disagreement
 from seqwm.control.soft_actor_critic import SoftActorCriticOptions
-from seqwm.core.errors import DataError, SpaceError
+from seqwm.core.errors import DataError, RecipeError, SpaceError
 from seqwm.core.types import Spaces
 from seqwm.data.store import TrajectoryStore
-from seqwm.methods import mopo, morel
+from seqwm.methods import mbpo, mopo, morel, pets
 from seqwm.nn.ensemble import EnsembleOptions
 from seqwm.testing import check_policy, check_world_model
 from seqwm.training.options import TrainOptions
@@ -21,14 +23,24 @@ from tests.fakes.worlds import LinearWorld
 TRAIN = TrainOptions(steps=100, batch_size=32, learning_rate=1e-3)
 
 
+LEARNS = {
+    mopo: {
+        "branches": BranchOptions(every=50, starts=200, horizon=3, growing=(0, 0), kept=2),
+        "agent": SoftActorCriticOptions(width=32, discount=0.95),
+    },
+    morel: {
+        "paths": 200,
+        "horizon": 20,
+        "clone_updates": 500,
+        "agent": NaturalGradientOptions(width=8, discount=0.95, step_size=0.01),
+    },
+}
+
+
 def options(method, **own):
-    return method.Options(
-        ensemble=EnsembleOptions(members=3, elites=3, layers=1, width=32),
-        fit=FitOptions(most_steps=300, learning_rate=3e-3),
-        branches=BranchOptions(every=50, starts=200, horizon=3, growing=(0, 0), kept=2),
-        agent=SoftActorCriticOptions(width=32, discount=0.95),
-        **own,
-    )
+    ensemble = EnsembleOptions(members=3, elites=3, layers=1, width=32)
+    fit = FitOptions(most_steps=300, learning_rate=3e-3)
+    return method.Options(ensemble=ensemble, fit=fit, **LEARNS[method], **own)
 
 
 def learner(method, store=None, **own):
@@ -50,17 +62,17 @@ def test_each_is_a_world_and_a_policy_as_the_contract_says_also_when_loaded(meth
     assert all(torch.equal(p, again.state_dict()[name]) for name, p in model.state_dict().items())
 
 
-@pytest.mark.parametrize("method", [mopo, morel])
-def test_a_resumed_learner_goes_on_to_the_same_numbers(method):
+@pytest.mark.parametrize(("method", "steps"), [(mopo, 55), (morel, 5)])
+def test_a_resumed_learner_goes_on_to_the_same_numbers(method, steps):
     whole = learner(method)
-    for step in range(55):
+    for step in range(steps):
         whole.update(step)
     begun = learner(method)
-    for step in range(30):
+    for step in range(steps * 6 // 11):
         begun.update(step)
     resumed = learner(method)
     resumed.load_state_dict(begun.state_dict())
-    for step in range(30, 55):
+    for step in range(steps * 6 // 11, steps):
         resumed.update(step)
     wanted = whole.model.state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in resumed.model.state_dict().items())
@@ -80,17 +92,25 @@ def test_imagined_rewards_of_mopo_fall_with_the_price_and_its_world_charges_noth
     assert torch.equal(*stepped)
 
 
-def test_as_many_steps_of_the_data_are_known_to_morel_as_it_was_told_and_halts_earn_the_least_reward():
-    own = learner(morel, known=0.8)
+def test_as_many_steps_of_the_data_are_known_to_morel_as_it_was_told_and_paths_end_in_what_is_not():
+    store = LinearWorld().logs(20, 15)
+    own = learner(morel, store, known=0.8)
     figures = own.update(0)
-    rows = Experience.unpacked(own.real.rows, 2)
-    known = disagreement(own.world, rows.observation, rows.action) <= figures["threshold"]
+    world = own.model.world
+    rows = torch.cat([lived(world, episode) for episode in store.episodes()])
+    steps = Experience.unpacked(rows, 2)
+    known = disagreement(world, steps.observation, steps.action) <= figures["threshold"]
     assert float(known.float().mean()) == pytest.approx(0.8, abs=0.01)
-    imagined = Experience.unpacked(own.imagined.rows, 2)
-    halted = imagined.terminated > 0
-    assert 0 < int(halted.sum()) < len(halted)
-    least = float(rows.reward.min()) / (1 - 0.95)
-    torch.testing.assert_close(imagined.reward[halted], torch.full((int(halted.sum()),), least))
+    assert 0 < figures["ended"] <= 1
+
+
+def test_morels_policy_begins_as_a_clone_of_what_the_data_did():
+    store = LinearWorld().logs(20, 15)
+    own = learner(morel, store)
+    figures = own.update(0)  # which goes one step away from it
+    tried = np.concatenate([episode.actions for episode in store.episodes()]) / 2  # bounds are 2
+    assert figures["cloning_error"] == pytest.approx(float(tried.var()), rel=0.1)
+    assert float(own.model.agent.log_std.exp().detach()) == pytest.approx(float(tried.std()), rel=0.3)
 
 
 def test_options_that_make_no_sense_and_data_that_is_too_little_are_refused():
@@ -106,12 +126,29 @@ def test_options_that_make_no_sense_and_data_that_is_too_little_are_refused():
             method.build(options(method), TrajectoryStore.create(None, spaces))
 
 
+@pytest.mark.parametrize(
+    ("method", "instead"),
+    [
+        (mbpo, "model.ensemble.precision and model.agent.precision"),
+        (mopo, "model.ensemble.precision and model.agent.precision"),
+        (morel, "model.ensemble.precision"),
+        (pets, "leave it out"),
+    ],
+)
+def test_a_precision_that_would_change_nothing_is_refused_with_what_would(method, instead):
+    train = TrainOptions(steps=1, precision="bf16")
+    with pytest.raises(RecipeError, match=f"train.precision: found bf16, expected none here; {instead}"):
+        method.learner(method.Options(), LinearWorld().logs(), train, seed=0)
+
+
 @pytest.mark.learning
-@pytest.mark.parametrize(("method", "own"), [(mopo, {"price": 0.5}), (morel, {"halt_reward": -2.0})])
-def test_it_learns_from_random_logs_alone_to_bring_a_linear_system_to_rest(method, own):
+@pytest.mark.parametrize(
+    ("method", "updates", "own"), [(mopo, 4000, {"price": 0.5}), (morel, 40, {"halt_reward": -2.0, "known": 0.99})]
+)
+def test_it_learns_from_random_logs_alone_to_bring_a_linear_system_to_rest(method, updates, own):
     truth = LinearWorld()
     agent = learner(method, truth.logs(episodes=60, length=20), **own)
-    for step in range(4000):
+    for step in range(updates):
         agent.update(step)
     policy, generator = agent.trained().policy(), torch.Generator().manual_seed(7)
     starts = torch.randn(200, 2, generator=generator)
