@@ -183,6 +183,8 @@ def _read_weights(name: str | Path, folder: Path, model_class: Any, config: Any 
         if told[kind]:
             names = ", ".join(sorted(told[kind])[:4])
             raise CheckpointError(f"{name}: model.safetensors {mend} {names}; it is of another version or damaged")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # a file's places in memory are odd, and products round by where weights lie
     return model.eval()
 
 
