@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from seqwm.control.gathering import Gathering
 from seqwm.control.lanes import Lanes
@@ -72,18 +73,24 @@ def dream_gap(dream: Lanes, reality: Lanes, policy: Policy, horizon: int, *, see
         horizon: steps that are compared, H.
         seed: names the episodes.
     """
-    sides = [side(rewards_of(lanes, policy, horizon, seed)) for lanes in (dream, reality)]
+    named = (("dream", dream), ("reality", reality))
+    sides = [side(rewards_of(lanes, policy, horizon, seed, name)) for name, lanes in named]
     apart = [h + 1 for h in range(horizon) if sides[0].low[h] > sides[1].high[h] or sides[1].low[h] > sides[0].high[h]]
     return DreamGap(sides[0], sides[1], apart[0] if apart else None)
 
 
-def rewards_of(lanes: Lanes, policy: Policy, horizon: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Rewards [N, H] of one episode in every lane, zero behind its end, and whether it goes on after each step."""
+def rewards_of(
+    lanes: Lanes, policy: Policy, horizon: int, seed: int, name: str | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Rewards [N, H] of one episode in every lane, zero behind its end, and whether it goes on after each step.
+
+    With a name a bar of that name is shown.
+    """
     store = TrajectoryStore.create(None, Spaces(lanes.single_observation_space, lanes.single_action_space))
     gathering = Gathering(lanes, store, seed)
     rewards, going = np.zeros((lanes.num_envs, horizon)), np.zeros((lanes.num_envs, horizon), np.bool_)
     alive = np.ones(lanes.num_envs, np.bool_)
-    for step in range(horizon):
+    for step in tqdm(range(horizon), desc=name, unit="step", disable=True if name is None else None):
         happened = gathering.round(policy)
         rewards[:, step] = happened.rewards * alive
         alive &= ~(happened.terminated | happened.truncated)

@@ -16,6 +16,7 @@ import torch
 from gymnasium import Space
 from gymnasium import spaces as gym_spaces
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from seqwm.core.protocols import WorldModel
 from seqwm.core.random import indices, torch_generator
@@ -104,12 +105,11 @@ def predict(
     episodes = np.searchsorted(store.ends, rows, side="right")
     steps = rows - store.ends[episodes] + store.lengths[episodes]
     order = np.argsort(episodes, kind="stable")
-    parts = [
-        _predicted(
-            world, windows, episodes[some], steps[some], horizon, torch_generator(seed, number) if sample else None
-        )
-        for number, some in enumerate(np.array_split(order, max(1, contexts // _BATCH)))
-    ]
+    parts = []
+    with tqdm(total=contexts * horizon, desc="predict", unit="step", disable=None) as bar:
+        for number, some in enumerate(np.array_split(order, max(1, contexts // _BATCH))):
+            generator = torch_generator(seed, number) if sample else None
+            parts.append(_predicted(world, windows, episodes[some], steps[some], horizon, generator, bar))
     return Rollouts(**{name: _joined([getattr(part, name) for part in parts]) for name in Rollouts.__slots__})
 
 
@@ -140,6 +140,7 @@ def _predicted(
     steps: NDArray[np.int64],
     horizon: int,
     generator: torch.Generator | None,
+    bar: tqdm[Any],
 ) -> Rollouts:
     device = torch.device(getattr(world, "device", "cpu"))
     state: State = world.encode(windows.gather(episodes, steps).to(device))
@@ -155,6 +156,7 @@ def _predicted(
         state = after.state
         predicted.append({path: leaf.cpu().numpy() for path, leaf in flatten(world.decode(state)).items()})
         rewards.append(after.reward.cpu().numpy())
+        bar.update(len(episodes))
     known = [log[2] for log in logs if log[2] is not None]
     return Rollouts(
         before={path: leaf[:, 0] for path, leaf in observations.items()},
