@@ -9,6 +9,7 @@ from typing import Any
 from gymnasium import Space
 
 from seqwm.control.branched_learner import ActorPolicy
+from seqwm.control.natural_gradient import GaussianActor, NaturalGradientOptions
 from seqwm.control.soft_actor_critic import SoftActorCritic, SoftActorCriticOptions
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
@@ -72,6 +73,12 @@ def parts(config: Any) -> tuple[EnsembleWorld, SoftActorCritic]:
     """Fresh networks as a config describes them."""
     world, space = world_of(config, "TS-1")
     return world, SoftActorCritic(SoftActorCriticOptions(**(config.agent or {})), world.size, space)
+
+
+def path_parts(config: Any, propagation: Propagation) -> tuple[EnsembleWorld, GaussianActor]:
+    """The same with an actor that learns from paths."""
+    world, space = world_of(config, propagation)
+    return world, GaussianActor(NaturalGradientOptions(**(config.agent or {})), world.size, space)
 
 
 def world_of(config: Any, propagation: Propagation) -> tuple[EnsembleWorld, Space[Any]]:

@@ -1,7 +1,7 @@
 """Whole paths of a learned world, from first states on: what a policy gradient learns from in a dream.
 
-A path ends where the world says that the task does, where it halts because it does not know
-(`seqwm.control.pessimism`), and where it gives no numbers. Those that go on after `horizon` steps are cut.
+A path ends where the world says that the task does, where a pessimist halts it for what is not
+known (`seqwm.control.pessimism`), and where it gives no numbers. Those that go on after `horizon` steps are cut.
 
 Shapes, time first: H steps, N paths, F features of an observation, A of an action.
 """
@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from seqwm.control.pessimism import Halt, apart
+from seqwm.nn.ensemble import Normals
 from seqwm.nn.ensemble_world import EnsembleWorld
+
+Doubt: TypeAlias = Callable[[Normals, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(what every member says [M, N, O], reward [N], terminated bool [N]) to the reward and the end that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ def imagine_paths(
     starts: Tensor,
     horizon: int,
     generator: torch.Generator,
-    halt: Halt,
+    doubt: Doubt,
 ) -> Paths:
     """One path from each start.
 
@@ -54,7 +58,7 @@ def imagine_paths(
         starts: [N, F].
         horizon: H.
         generator: of the world's draws; `act` has its own.
-        halt: where, and what that is worth.
+        doubt: what a pessimist makes of rewards and ends.
     """
     lanes, observation = torch.arange(len(starts), device=starts.device), starts
     member = torch.full_like(lanes, -1)
@@ -76,7 +80,7 @@ def imagine_paths(
         after = world.step(
             {"observation": observation, "member": member}, world.actions.restore(taken), generator, said
         )
-        reward, ended = halt.amend(apart(world, said), after.reward, after.terminated)
+        reward, ended = doubt(said, after.reward, after.terminated)
         following = after.state["observation"]
         numbers = following.isfinite().all(1) & reward.isfinite()
         paths.action[t, lanes] = action

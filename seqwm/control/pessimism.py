@@ -1,7 +1,7 @@
 """What offline methods make of an ensemble's doubt: a price on the reward, or a halt where its members disagree.
 
-The price enters branches as `amend` (`seqwm.control.branched_rollouts`), the halt whole paths
-(`seqwm.control.imagined_paths`); f_i and sigma_i are the mean and the
+Both enter whole paths as `doubt` (`seqwm.control.imagined_paths`), the price branches, too, as
+`amend` (`seqwm.control.branched_rollouts`); f_i and sigma_i are the mean and the
 standard deviation that elite i predicts.
 
 Shapes: N rows, F features of an observation, A of an action.
@@ -26,7 +26,11 @@ _LOOKED_AT = 10_000  # rows of the data that a threshold is taken from
 @torch.no_grad()
 def spread(world: EnsembleWorld, observation: Tensor, action: Tensor) -> Tensor:
     """u(s, a) = max_i |sigma_i(s, a)| of MOPO (Yu et al. 2020), [N], over observation and reward in their own units."""
-    said = world.ensemble(world.inputs(observation, action))
+    return largest_deviation(world, world.ensemble(world.inputs(observation, action)))
+
+
+def largest_deviation(world: EnsembleWorld, said: Normals) -> Tensor:
+    """The same of what every member says, [M, N, O]."""
     deviation = (0.5 * said.log_variance[world.ensemble.elites]).exp() * world.output_std
     largest: Tensor = deviation[..., :-1].norm(dim=-1).amax(0)
     return largest

@@ -2,9 +2,11 @@
 
 Yu et al., "MOPO: Model-based Offline Policy Optimization", 2020.
 
-**What is notable.** MBPO (`seqwm.control.branched_learner`) on a finished store, with the reward of imagined steps
-lowered by a multiple of the largest deviation that an elite predicts (`seqwm.control.pessimism`). Of `train:`, steps,
-batch_size and learning_rate count.
+**What is notable.** The reward of imagined steps is lowered by a multiple of the largest deviation that an elite
+expects (`seqwm.control.pessimism`). The paper leaves open who learns in that world; its own runs are soft actor-critic
+on branches of five steps from the data's states, half a million updates of it and more. Here it is what MOReL has,
+natural gradient steps by whole paths from a clone of what the data did (`seqwm.control.path_learner`), so that the two
+differ in their pessimism alone, and minutes are enough: recipes/studies/offline_hopper.
 """
 
 from __future__ import annotations
@@ -13,17 +15,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from seqwm.control.branched_learner import BranchedLearner, BranchOptions
-from seqwm.control.branched_model import BranchedModel, described, parts
+from seqwm.control.branched_model import BranchedModel, described, path_parts
 from seqwm.control.ensemble_fit import FitOptions
-from seqwm.control.pessimism import priced
-from seqwm.control.soft_actor_critic import SoftActorCriticOptions
+from seqwm.control.natural_gradient import NaturalGradientOptions
+from seqwm.control.path_learner import PathLearner, PathOptions
+from seqwm.control.pessimism import largest_deviation
 from seqwm.nn.ensemble import EnsembleOptions
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
+    from seqwm.nn.ensemble import Normals
     from seqwm.training.options import TrainOptions
 
 
@@ -35,18 +39,16 @@ class Options:
         price: of one unit of the largest predicted deviation, in reward; the paper's lambda, 5 or 1 for Hopper.
         ensemble: sizes (`seqwm.nn.ensemble`).
         fit: of the ensemble (`seqwm.control.ensemble_fit`).
-        branches: when and how to imagine (`seqwm.control.branched_learner`).
-        agent: of soft actor-critic (`seqwm.control.soft_actor_critic`).
+        rounds: of imagined paths (`seqwm.control.path_learner`).
+        agent: of the natural policy gradient (`seqwm.control.natural_gradient`).
         ends: whether the end of the task is 'learned', or written 'by_hand' (`seqwm.nn.ends`), as in the paper.
     """
 
     price: float = 5.0
     ensemble: EnsembleOptions = field(default_factory=EnsembleOptions)
     fit: FitOptions = field(default_factory=FitOptions)
-    branches: BranchOptions = field(
-        default_factory=lambda: BranchOptions(every=1000, starts=50_000, horizon=5, growing=(0, 0), kept=5)
-    )
-    agent: SoftActorCriticOptions = field(default_factory=SoftActorCriticOptions)
+    rounds: PathOptions = field(default_factory=PathOptions)
+    agent: NaturalGradientOptions = field(default_factory=NaturalGradientOptions)
     ends: Literal["learned", "by_hand"] = "learned"
 
     def __post_init__(self) -> None:
@@ -63,17 +65,18 @@ def build(options: Options, store: TrajectoryStore) -> Mopo:
     return Mopo(MopoConfig(**described(options, store)))
 
 
-def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed: int) -> BranchedLearner:
+def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed: int) -> PathLearner:
     """What learns a fresh model from a store."""
     model = build(options, store)
-    amend = priced(model.world, options.price)
-    return BranchedLearner(
-        model, model.world, model.agent, options.branches, options.fit, store, train, seed, amend=amend
-    )
+
+    def doubt(said: Normals, earned: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
+        return earned - options.price * largest_deviation(model.world, said), terminated
+
+    return PathLearner(model, model.world, model.agent, options.rounds, options.fit, store, train, seed, doubt=doubt)
 
 
 class MopoConfig(PreTrainedConfig):
-    """`EnsembleOptions` and `SoftActorCriticOptions` as JSON, the spaces, and what the model was trained on."""
+    """`EnsembleOptions` and `NaturalGradientOptions` as JSON, the spaces, and what the model was trained on."""
 
     model_type = "seqwm_mopo"
 
@@ -94,7 +97,7 @@ class Mopo(BranchedModel, PreTrainedModel):
 
     def __init__(self, config: MopoConfig) -> None:
         super().__init__(config)
-        self.world, self.agent = parts(config)
+        self.world, self.agent = path_parts(config, "TS-1")
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:

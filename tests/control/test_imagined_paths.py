@@ -7,13 +7,12 @@ from gymnasium import spaces as gym_spaces
 
 from seqwm.control.actor_critic import lambda_returns
 from seqwm.control.imagined_paths import Paths, imagine_paths
-from seqwm.control.pessimism import Halt
+from seqwm.control.pessimism import Halt, apart
 from seqwm.control.value_baseline import ValueBaseline
 from seqwm.nn.ensemble import EnsembleOptions
 from seqwm.nn.ensemble_world import EnsembleWorld
 
 OBSERVATION = gym_spaces.Box(-np.inf, np.inf, (2,), np.float32)
-NOWHERE = Halt(float("inf"), 0.0, 0.9)
 ACTION = gym_spaces.Box(-1.0, 1.0, (1,), np.float32)
 
 
@@ -29,11 +28,16 @@ def drifting():
     return world
 
 
-def paths(starts, horizon=5, halt=NOWHERE, action=0.5, world=None):
+def paths(starts, horizon=5, halt=None, action=0.5, world=None):
+    world = world or drifting()
+
     def act(observation):
         return torch.full((len(observation), 1), action)
 
-    return imagine_paths(world or drifting(), act, starts, horizon, torch.Generator().manual_seed(0), halt)
+    def doubt(said, reward, ended):
+        return halt.amend(apart(world, said), reward, ended) if halt else (reward, ended)
+
+    return imagine_paths(world, act, starts, horizon, torch.Generator().manual_seed(0), doubt)
 
 
 def test_paths_go_on_to_their_end_or_to_the_horizon_and_hold_zeros_behind_it():

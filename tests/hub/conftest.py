@@ -39,8 +39,8 @@ SMALL = {
 BRANCHED = {
     "fit": {"most_steps": 20}, "branches": {"every": 20, "starts": 50, "horizon": 2, "growing": [0, 0]},
 }  # fmt: skip
-MOREL = {"fit": {"most_steps": 20}, "paths": 4, "horizon": 5, "clone_updates": 20}
-PENDULUM = {"mbpo": BRANCHED, "mopo": BRANCHED, "morel": MOREL}
+ROUNDS = {"fit": {"most_steps": 20}, "rounds": {"paths": 4, "horizon": 5, "clone_updates": 20}}
+PENDULUM = {"mbpo": BRANCHED, "mopo": ROUNDS, "morel": ROUNDS}
 """Of methods that learn from logs of continuous actions: the least of a model."""
 PLAYED = {
     "dyna_q": ("dyna_q/maze", ["train.steps=2000"]),
