@@ -75,9 +75,9 @@ def parts(config: Any) -> tuple[EnsembleWorld, SoftActorCritic]:
     return world, SoftActorCritic(SoftActorCriticOptions(**(config.agent or {})), world.size, space)
 
 
-def path_parts(config: Any, propagation: Propagation) -> tuple[EnsembleWorld, GaussianActor]:
-    """The same with an actor that learns from paths."""
-    world, space = world_of(config, propagation)
+def path_parts(config: Any) -> tuple[EnsembleWorld, GaussianActor]:
+    """The same with an actor that learns from paths, each in the hands of one member: errors do not average out."""
+    world, space = world_of(config, "TS-inf")
     return world, GaussianActor(NaturalGradientOptions(**(config.agent or {})), world.size, space)
 
 

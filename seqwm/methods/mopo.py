@@ -97,7 +97,7 @@ class Mopo(BranchedModel, PreTrainedModel):
 
     def __init__(self, config: MopoConfig) -> None:
         super().__init__(config)
-        self.world, self.agent = path_parts(config, "TS-1")
+        self.world, self.agent = path_parts(config)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:

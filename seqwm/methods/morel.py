@@ -113,7 +113,7 @@ class Morel(BranchedModel, PreTrainedModel):
 
     def __init__(self, config: MorelConfig) -> None:
         super().__init__(config)
-        self.world, self.agent = path_parts(config, "TS-inf")
+        self.world, self.agent = path_parts(config)
         self.register_buffer("threshold", torch.tensor(torch.inf))
         self.post_init()
 
