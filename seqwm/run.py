@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqwm.core import shipped
+from seqwm.core.allocator import keep_freed_memory
 from seqwm.core.errors import MissingPackageError, RecipeError, RolloutError, TrainingError, UnfitEnvironmentError
 from seqwm.core.random import key
 from seqwm.online import open_environments, open_replay
@@ -76,6 +77,7 @@ def train_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     from seqwm.hub.load import quiet_transformers
     from seqwm.training import checkpoint
 
+    keep_freed_memory()
     data = _load(recipe, out, resume) if recipe.data else None
     vector = open_environments(recipe.collect, data) if recipe.collect else None
     with contextlib.closing(vector) if vector else contextlib.nullcontext():

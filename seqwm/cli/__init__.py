@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from seqwm.cli.data import add_data
 from seqwm.cli.runs import add_dream, add_evaluate, add_publish, add_study, add_train
+from seqwm.core.allocator import keep_freed_memory
 from seqwm.core.errors import SeqwmError
 
 
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(options, "run"):
         options.help_of.print_help()
         return 2
+    keep_freed_memory()
     try:
         status: int = options.run(options)
     except SeqwmError as error:
