@@ -55,8 +55,9 @@ class SearchOptions:
             share that is cut off, 0.6, and so keeps 0.4.)
         observation_top_k, observation_nucleus: the same of imagined observations; 1 takes the likeliest code.
         plan_every: steps that a plan is followed before the next is made.
-        precision: of the network's large products; 'bf16' takes half the time where many plans are made at once, and
-            may find other plans among those of nearly the same score.
+        precision: of the network's large products and of the past that a search reads; 'bf16' takes two thirds of the
+            time where many plans are made at once, and may find other plans among those of nearly the same score. It is
+            float32 where the machine does not compute in bf16.
     """
 
     horizon: int = 5

@@ -40,6 +40,7 @@ from seqwm.core.spaces import space_from_json
 from seqwm.core.types import Batch, Spaces, State, TensorTree
 from seqwm.data.problems import Problem
 from seqwm.nn.branched_cache import BranchedCache, Level
+from seqwm.nn.processor import computes_in_bf16
 from seqwm.nn.transformer import Block, Transformer
 from seqwm.tokenizers.transition import Bins, TransitionTokenizer
 
@@ -376,11 +377,12 @@ class TrajectoryTransformer(PreTrainedModel):
         options = planner or SearchOptions(**(self.config.planner or {}))
         context = planning_context(options, self.config.context_length, self.config.positions)
         sought = self.tokenizer.goal(goal) if goal else None
-        network = self if options.precision == "float32" else self.with_half_products()
+        half = options.precision == "bf16" and computes_in_bf16(self.device.type)
+        network = self.with_half_products() if half else self
         return TokenPlanner(network, options, context, objective, sought, seed)
 
     def with_half_products(self) -> TrajectoryTransformer:
-        """A copy whose blocks multiply in bfloat16; embeddings, attention over the past and heads stay in float32."""
+        """A copy whose blocks multiply, and remember the past, in bfloat16; embeddings and heads stay in float32."""
         network = copy.deepcopy(self)
         for block in network._blocks():
             block.to_half_products()

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from seqwm.control.beam_search import Plan, SearchOptions, beam_search
 from seqwm.control.token_model import TokenModel
+from seqwm.core.allocator import keep_freed_memory
 from seqwm.core.spaces import space_to_json
 from seqwm.methods.trajectory_transformer import TrajectoryTransformer, TrajectoryTransformerConfig
 
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--horizons", type=int, nargs="+", default=[5, 15])
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     device = arguments.device
     torch.set_num_threads(1)
     unit = "CPU seconds a step" if device == "cpu" else "seconds a step"

@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from planning import BEAMS, make_model, plan_with
 from torch.utils.flop_counter import FlopCounterMode
 
+from seqwm.core.allocator import keep_freed_memory
+
 MANY = 16
 
 
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     device, threads = arguments.device, arguments.threads
     torch.set_num_threads(threads)
     for horizon in arguments.horizons:

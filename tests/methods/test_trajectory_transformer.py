@@ -23,6 +23,7 @@ from seqwm.core.protocols import Policy, WorldModel
 from seqwm.core.types import Episode, Spaces
 from seqwm.data.store import TrajectoryStore
 from seqwm.envs.make import make_vector
+from seqwm.methods import trajectory_transformer
 from seqwm.methods.trajectory_transformer import Options, TrajectoryTransformer, build, window_options
 from seqwm.testing import check_policy, check_world_model
 from seqwm.training.options import TrainOptions
@@ -313,6 +314,13 @@ def test_a_search_in_bfloat16_finds_plans_that_promise_as_much_but_for_rounding(
     options = SearchOptions(horizon=4, beams=16, expansion=4, sample=False)
     exact, near = (beam_search(each, contexts, rows, options) for each in (model, model.with_half_products()))
     assert torch.allclose(near.scores[:, 0], exact.scores[:, 0], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("able", "kind"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_planner_is_in_half_precision_where_that_is_asked_for_and_the_machine_computes_in_it(able, kind, monkeypatch):
+    monkeypatch.setattr(trajectory_transformer, "computes_in_bf16", lambda device: able)
+    network = make_model().policy(planner=SearchOptions(horizon=2, context=2, precision="bf16"))._model
+    assert network.transformer.blocks[0].qkv.weight.dtype is kind
 
 
 def test_a_plan_longer_than_the_trained_positions_is_refused_with_the_figures() -> None:
