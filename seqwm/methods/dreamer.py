@@ -36,12 +36,12 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from seqwm.control.actor_critic import ActorCritic, ActorCriticOptions
 from seqwm.control.latent_learner import LatentLearner, LatentLearning
+from seqwm.control.latent_model import LatentModel, world_of
 from seqwm.core.errors import SpaceError
-from seqwm.core.protocols import Step
-from seqwm.core.spaces import leaf_spaces, space_from_json
+from seqwm.core.spaces import leaf_spaces
 from seqwm.core.tree import tree_map
-from seqwm.core.types import Batch, State, TensorTree
-from seqwm.nn.latent_world import LatentWorld, WorldOptions
+from seqwm.core.types import State, TensorTree
+from seqwm.nn.latent_world import WorldOptions
 from seqwm.nn.rssm import RSSMOptions
 
 if TYPE_CHECKING:
@@ -273,41 +273,17 @@ class DreamerConfig(PreTrainedConfig):
     actor_critic: dict[str, Any] | None = None
 
 
-class Dreamer(PreTrainedModel):
+class Dreamer(LatentModel, PreTrainedModel):
     """A world and an actor in it: `encode`, `step` and `decode` of the one, `policy` of the other."""
 
     config_class = DreamerConfig
-    return_conditioned = False
 
     def __init__(self, config: DreamerConfig) -> None:
         super().__init__(config)
-        world = dict(config.world or {})
-        world["rssm"] = RSSMOptions(**world.get("rssm", {}))
-        spaces = space_from_json(config.observation_space or {}), space_from_json(config.action_space or {})
-        self.world = LatentWorld(WorldOptions(**world), *spaces)
+        self.world, actions = world_of(config)
         options = ActorCriticOptions(**(config.actor_critic or {}))
-        self.actor_critic = ActorCritic(options, self.world.rssm.feature_size, spaces[1])
+        self.actor_critic = ActorCritic(options, self.world.rssm.feature_size, actions)
         self.post_init()
-
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        return  # the initial weights that every layer was made with
-
-    @property
-    def window_length(self) -> int:
-        """Rows of the windows that it was trained on."""
-        return int(self.config.sequence_length)
-
-    def encode(self, context: Batch) -> State:
-        """The most likely state at the last valid row's observation."""
-        return self.world.encode(context)
-
-    def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
-        """The state behind an action, its reward, and whether the task ended."""
-        return self.world.step(state, action, generator)
-
-    def decode(self, state: State) -> TensorTree:
-        """The observation that a state stands for."""
-        return self.world.decode(state)
 
     def policy(self, target_returns: Sequence[float] | None = None) -> DreamerPolicy:
         """What acts without exploring; `target_returns` must be None.

@@ -22,13 +22,12 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from seqwm.control.cem import CEMOptions, plan
 from seqwm.control.latent_learner import LatentLearner, LatentLearning
+from seqwm.control.latent_model import LatentModel, world_of
 from seqwm.core.errors import SpaceError
-from seqwm.core.protocols import Step
 from seqwm.core.random import key
-from seqwm.core.spaces import space_from_json
 from seqwm.core.tree import tree_map
-from seqwm.core.types import Batch, State, TensorTree
-from seqwm.nn.latent_world import LatentWorld, WorldOptions
+from seqwm.core.types import State, TensorTree
+from seqwm.nn.latent_world import WorldOptions
 from seqwm.nn.rssm import RSSMOptions
 
 if TYPE_CHECKING:
@@ -140,41 +139,16 @@ class PlanetConfig(PreTrainedConfig):
     planner: dict[str, Any] | None = None
 
 
-class Planet(PreTrainedModel):
+class Planet(LatentModel, PreTrainedModel):
     """A world: `encode`, `step` and `decode`; `policy` plans in it."""
 
     config_class = PlanetConfig
-    return_conditioned = False
 
     def __init__(self, config: PlanetConfig) -> None:
         super().__init__(config)
-        world = dict(config.world or {})
-        world["rssm"] = RSSMOptions(**world.get("rssm", {}))
-        spaces = space_from_json(config.observation_space or {}), space_from_json(config.action_space or {})
-        self.world = LatentWorld(WorldOptions(**world), *spaces)
+        self.world, self.action_space = world_of(config)
         self.planner = CEMOptions(**(config.planner or {}))
-        self.action_space = spaces[1]
         self.post_init()
-
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        return  # the initial weights that every layer was made with
-
-    @property
-    def window_length(self) -> int:
-        """Rows of the windows that it was trained on."""
-        return int(self.config.sequence_length)
-
-    def encode(self, context: Batch) -> State:
-        """The most likely state at the last valid row's observation."""
-        return self.world.encode(context)
-
-    def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
-        """The state behind an action, its reward, and whether the task ended."""
-        return self.world.step(state, action, generator)
-
-    def decode(self, state: State) -> TensorTree:
-        """The observation that a state stands for."""
-        return self.world.decode(state)
 
     def policy(self, target_returns: Sequence[float] | None = None) -> PlanetPolicy:
         """What plans without exploring; `target_returns` must be None.
