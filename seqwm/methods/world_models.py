@@ -3,7 +3,8 @@
 Ha and Schmidhuber, "Recurrent World Models Facilitate Policy Evolution", 2018.
 
     V   a variational autoencoder: a frame to z, a normal distribution of `latent` numbers
-    M   an LSTM over (z, action) with a mixture density network: z' as `mixtures` normals a number, reward and end
+    M   an LSTM over (z, action) with a mixture density network on (z, action, h): z' as one of `mixtures` normals,
+        reward and end
     C   one linear map of (z, h), found by CMA-ES; its fitness is its return in dreams of M
 
 What is notable:
@@ -14,6 +15,9 @@ What is notable:
   hotter dream is harder to exploit.
 - `controller_in: environment` measures candidates in the environment instead, on V and M as they are: what a perfect
   dream would give. Those steps are not among what the run collects.
+- z' is one of the normals whole, where the paper mixes each of its numbers apart: which way a ball flies is told by all
+  numbers together. Each of M's heads has a hidden layer: a linear map of h alone could not tell whether ball and
+  paddle meet.
 - V learns to see, not to tell what matters; `vision_reward` adds a linear head on (z, action) that has to tell the
   reward.
 - All candidates of a generation dream from the same frames, in one batch. The state of CMA-ES is never saved: what it
@@ -45,12 +49,14 @@ from seqwm.core.types import Batch, Metrics, State, TensorTree
 from seqwm.data.problems import Problem
 from seqwm.envs.make import make_vector
 from seqwm.nn.leaves import ActionCodec
-from seqwm.nn.mixture import draw, likeliest, mixture_log_probability, mixture_of
+from seqwm.nn.mixture import Mixture, draw, likeliest, mixture_log_probability, mixture_of, outputs_of
 from seqwm.nn.variational import SMALLEST, VariationalFrames, divergence, scaled
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
     from seqwm.training.options import TrainOptions
+
+_HEAD = 256  # width of the hidden layer of M's heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +66,7 @@ class Options:
     Attributes:
         latent: numbers in z.
         hidden: of the LSTM.
-        mixtures: normals for each number of z'.
+        mixtures: normals of z'.
         context_length: rows of a window that M learns from.
         pixel_deviation: of the decoder's normal distribution of a pixel in 0 .. 1; smaller ones show smaller things.
         divergence_tolerance: divergence of a number of z, in nats, below which none is counted.
@@ -168,8 +174,8 @@ class WorldModels(PreTrainedModel):
         self.vision = VariationalFrames(observation.shape, config.latent)
         self.vision_reward = nn.Linear(size, 1)
         self.memory = nn.LSTMCell(size, config.hidden)
-        self.mixture = nn.Linear(config.hidden, 3 * config.mixtures * config.latent)
-        self.outcome = nn.Linear(config.hidden, 2)  # of the action that the LSTM has just read: reward, logit of an end
+        self.mixture = _head(size + config.hidden, outputs_of(config.latent, config.mixtures))
+        self.outcome = _head(size + config.hidden, 2)  # reward, logit of an end
         self.controller = nn.Linear(config.latent + config.hidden, self.actions.size)
         self.post_init()
 
@@ -229,16 +235,16 @@ class WorldModels(PreTrainedModel):
         for t in range(inputs.shape[1]):
             hidden, cell = self.memory(inputs[:, t], (hidden, cell))
             states.append(hidden)
-        read = torch.stack(states, 1)
         followed = batch.valid[:, 1:]
-        surprise = -mixture_log_probability(self._mixture(read[:, :-1][followed]), z[:, 1:][followed]).sum(-1).mean()
-        reward, end = self.outcome(read)[batch.valid].unbind(-1)
+        known = torch.cat([inputs, torch.stack(states, 1)], -1)
+        surprise = -mixture_log_probability(self._mixture(known[:, :-1][followed]), z[:, 1:][followed]).mean()
+        reward, end = self.outcome(known[batch.valid]).unbind(-1)
         missed = (reward - batch.rewards[batch.valid]).square().mean()
         ended = F.binary_cross_entropy_with_logits(end, batch.terminated[batch.valid].float())
         return surprise + missed + ended, {"surprise": surprise, "reward": missed, "end": ended}
 
-    def _mixture(self, hidden: Tensor) -> Tensor:
-        return mixture_of(self.mixture(hidden), self.config.latent)
+    def _mixture(self, known: Tensor) -> Mixture:
+        return mixture_of(self.mixture(known), self.config.latent)
 
     # -- a world ----------------------------------------------------------------------------------------------------
 
@@ -259,8 +265,9 @@ class WorldModels(PreTrainedModel):
     def step(self, state: State, action: TensorTree, generator: torch.Generator | None = None) -> Step:
         """Drawn at the temperature with a generator; the mean of the likeliest normals without one."""
         hidden, cell = self.remember(state, action)
-        mixture = self._mixture(hidden)
-        reward, end = self.outcome(hidden).unbind(-1)
+        known = torch.cat([state["z"], self.actions.features(action), hidden], -1)
+        mixture = self._mixture(known)
+        reward, end = self.outcome(known).unbind(-1)
         if generator is None:
             return Step({"z": likeliest(mixture), "hidden": hidden, "cell": cell}, reward, end > 0)
         z = draw(mixture, self.config.temperature, generator)
@@ -339,7 +346,8 @@ class WorldModelsLearner:
         self._starts = store.windows(1, 1)
         model, rate = self.model, train.learning_rate
         seeing = [*model.vision.parameters(), *model.vision_reward.parameters()]
-        remembering = [p for part in (model.memory, model.mixture, model.outcome) for p in part.parameters()]
+        memory = (model.memory, model.mixture, model.outcome)
+        remembering = [p for part in memory for p in part.parameters()]
         self._parts = {"vision": seeing, "memory": remembering}
         self._optimizers = {name: torch.optim.Adam(part, lr=rate) for name, part in self._parts.items()}
         self._evolution: Any = None
@@ -371,6 +379,7 @@ class WorldModelsLearner:
         losses = {"vision": self.model.vision_loss, "memory": self.model.memory_loss}
         loss, figures = losses[phase](batch, noise.to(self.model.device))
         optimizer = self._optimizers[phase]
+        optimizer.param_groups[0]["lr"] = self._train.rate(step)
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._parts[phase], self._train.gradient_clip or math.inf)
@@ -474,6 +483,10 @@ class WorldModelsLearner:
             for generation, fitness in enumerate(state["fitness"]):
                 self._tell(self._ask(generation), fitness)
                 self._fitness.append(fitness)
+
+
+def _head(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, _HEAD), nn.ReLU(), nn.Linear(_HEAD, outputs))
 
 
 def _controllers(candidates: Tensor, model: WorldModels, lanes: int) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,9 @@ PLAYED = {
     "dyna_q": ("dyna_q/maze", ["train.steps=2000"]),
     "stable_baselines": ("stable_baselines/cartpole-dqn", ["collect.prefill=100", "train.steps=100"]),
     "world_models": (
-        "world_models/catch", ["collect.prefill=400", "train.steps=200", "model.population=8", "model.dreams=4"],
+        "world_models/catch",
+        ["collect.prefill=400", "train.steps=200", "model.vision_share=0.5", "model.memory_share=0.2",
+         "model.population=8", "model.dreams=4"],
     ),
     "lapo": (
         "lapo/catch",
