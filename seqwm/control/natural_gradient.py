@@ -38,7 +38,7 @@ _CLONED = 256  # rows of an update of cloning
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NaturalGradientOptions:
-    """Sizes and rates; the defaults are those of MOReL's authors where they are known to us.
+    """Sizes and rates.
 
     Attributes:
         layers, width: of the actor.
@@ -52,7 +52,7 @@ class NaturalGradientOptions:
     width: int = 32
     discount: float = 0.999
     trace: float = 0.97
-    step_size: float = 0.02
+    step_size: float = 0.01
     deviation: float = 0.1
 
     def __post_init__(self) -> None:
