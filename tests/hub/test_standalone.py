@@ -66,7 +66,8 @@ def found_elsewhere(runs, tmp_path_factory):
 def test_a_method_acts_the_same_through_auto_classes_and_the_code_beside_its_weights(found_elsewhere, runs, method):
     wanted = actions_of(load_model(runs[method]))
     assert len(wanted.unique()) > 1
-    assert torch.equal(found_elsewhere[f"user/{method}"], wanted)
+    # weights lie elsewhere in memory there, by which products round
+    torch.testing.assert_close(found_elsewhere[f"user/{method}"], wanted, rtol=0, atol=1e-6)
 
 
 def test_a_decision_transformer_acts_the_same_through_transformers_own_class(found_elsewhere, run):
