@@ -14,6 +14,9 @@ Beside the file come results.json (a record for every cell and target: per-episo
 results.md and results.png, rewritten after every cell. A cell whose record is there, made from the same recipe, is not
 run again; one that was stopped goes on from its checkpoint.
 
+With `dream_steps: 16` the policy of every run also plays so many steps in dreams of its own world, as `seqwm dream` has
+it, and the column `dream` shows the return that they promise.
+
 With `thresholds: [195, 475]`, and runs that are measured while they learn (`evaluate.every`), results.md also says how
 many environment steps and seconds each method takes to them, and curves.png shows returns against steps.
 """
@@ -31,6 +34,7 @@ from seqwm import study_curves, study_report
 from seqwm.core import strict_yaml
 from seqwm.core.errors import RecipeError
 from seqwm.core.files import write_atomically
+from seqwm.dreaming import dream
 from seqwm.evaluation.evaluate import Evaluation
 from seqwm.recipe import Recipe, read_recipe, resolved_yaml
 from seqwm.run import train_recipe
@@ -60,6 +64,8 @@ class Study:
         columns: what the table shows.
         include: files of records in the form of results.json, made by other programs or another study; relative to
             the study's file. Those of data sets that are none of this study's are left out.
+        dream_steps: of an episode in dreams of the run's own world, as many episodes as it was evaluated with; none
+            are dreamt when null.
         thresholds: returns, rising, to whose first sight steps and seconds are counted.
         threads: CPU threads of a run; null leaves them as they are. They change rates, and last bits of results.
     """
@@ -71,6 +77,7 @@ class Study:
     set: tuple[str, ...] = ()
     columns: tuple[study_report.Column, ...] = ("return", "updates/s")
     include: tuple[str, ...] = ()
+    dream_steps: int | None = None
     thresholds: tuple[float, ...] = ()
     threads: int | None = None
 
@@ -152,12 +159,12 @@ def run_study(file: str | Path, *, runs: str | Path = "runs/studies", out: str |
             continue
         say(f"cell {number} of {len(planned)}: {cell.method} {cell.dataset} seed {cell.seed}")
         run = train_recipe(cell.recipe, Path(runs) / file.resolve().parent.name / cell.folder, resume=True)
-        results[cell.key] = list(_records(cell, run))
+        results[cell.key] = list(_records(cell, run, study.dream_steps))
         _write(study, file, planned, results, included, out)
     return _write(study, file, planned, results, included, out)
 
 
-def _records(cell: Cell, run: Path) -> Iterator[dict[str, Any]]:
+def _records(cell: Cell, run: Path, dream_steps: int | None) -> Iterator[dict[str, Any]]:
     """A record for each target that the run was evaluated at."""
     record = read_run(run)
     if not (run / "evaluation.json").is_file():
@@ -167,6 +174,7 @@ def _records(cell: Cell, run: Path) -> Iterator[dict[str, Any]]:
         )
     evaluation = Evaluation.from_json(json.loads((run / "evaluation.json").read_text()))
     curve = _curve(run / "learning.jsonl")
+    dreamt = _dreamt(run, dream_steps, cell.recipe.evaluate.episodes) if dream_steps else None
     for target in evaluation.targets:
         yield {
             "method": cell.method,
@@ -181,7 +189,15 @@ def _records(cell: Cell, run: Path) -> Iterator[dict[str, Any]]:
             "fingerprint": record["data"]["fingerprint"],
             **{name: record[name] for name in ("command", "commit", "versions", "machine")},
             **({"curve": curve} if curve else {}),
+            **({"dream_returns": dreamt} if dreamt else {}),
         }
+
+
+def _dreamt(run: Path, steps: int, episodes: int) -> list[float]:
+    """Returns of a run's policy in dreams of its own world."""
+    gap = dream(run, horizon=steps, episodes=episodes).gap
+    assert gap is not None  # the run was evaluated, so there is an environment
+    return gap.dream.returns
 
 
 def _curve(path: Path) -> list[list[float]]:

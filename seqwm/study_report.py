@@ -1,12 +1,14 @@
 """The records of a study as a Markdown table and a figure, both with intervals.
 
 A record is one run at one target: method, dataset, seed, target, environment, per-episode returns, updates and seconds
-of training. Programs that measure something else for comparison write the same.
+of training; where the policy also played in dreams of its world, their returns. Programs that measure something else
+for comparison write the same.
 """
 
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from seqwm.core.random import numpy_generator
 from seqwm.evaluation.references import own_reference
 from seqwm.evaluation.statistics import iqm
 
-Column: TypeAlias = Literal["return", "iqm", "score", "updates/s", "seconds"]
+Column: TypeAlias = Literal["return", "dream", "iqm", "score", "updates/s", "seconds"]
 
 REQUIRED = ("method", "dataset", "seed", "target", "environment", "returns", "updates", "seconds")
 """What every record has."""
@@ -36,6 +38,7 @@ class Row:
     episodes: int
     mean: float
     interval: tuple[float, float]
+    dream: tuple[float, float, float] | None
     iqm: float
     score: float | None
     rate: float
@@ -47,7 +50,8 @@ class Row:
         runs = [np.asarray(record["returns"], np.float64) for record in records]
         episodes = np.concatenate(runs)
         named = own_reference(records[0]["environment"])
-        mean = float(np.mean([run.mean() for run in runs]))
+        mean = _mean(runs)
+        dreams = [np.asarray(record["dream_returns"], np.float64) for record in records if "dream_returns" in record]
         return cls(
             dataset=records[0]["dataset"],
             method=records[0]["method"],
@@ -56,11 +60,16 @@ class Row:
             episodes=len(episodes),
             mean=mean,
             interval=interval_over_seeds(runs),
+            dream=(_mean(dreams), *interval_over_seeds(dreams)) if dreams else None,
             iqm=float(iqm(episodes)),
             score=named.score(mean) if named else None,
             rate=float(np.median([record["updates"] / record["seconds"] for record in records])),
             seconds=float(np.median([record["seconds"] for record in records])),
         )
+
+
+def _mean(runs: Sequence[NDArray[np.float64]]) -> float:
+    return float(np.mean([run.mean() for run in runs]))
 
 
 def interval_over_seeds(runs: Sequence[NDArray[np.float64]], resamples: int = 5000) -> tuple[float, float]:
@@ -96,6 +105,7 @@ def table(title: str, rows: Sequence[Row], columns: Sequence[Column], command: s
         "method": lambda row: row.method,
         "target": lambda row: "-" if row.target is None else f"{row.target:g}",
         "return": lambda row: f"{shown(row.mean)} [{shown(row.interval[0])}, {shown(row.interval[1])}]",
+        "dream": lambda row: "-" if row.dream is None else "{} [{}, {}]".format(*map(shown, row.dream)),
         "iqm": lambda row: shown(row.iqm),
         "score": lambda row: "-" if row.score is None else f"{row.score:.1f}",
         "seeds x episodes": lambda row: f"{row.seeds} x {row.episodes // row.seeds}",
@@ -117,7 +127,8 @@ def draw(title: str, rows: Sequence[Row], path: Path) -> None:
 
     datasets = list(dict.fromkeys(row.dataset for row in rows))
     height = 1.2 + 0.35 * max((sum(row.dataset == dataset for row in rows) for dataset in datasets), default=1)
-    figure = Figure(figsize=(1.5 + 3.5 * max(len(datasets), 1), height), layout="constrained")
+    width = 1.5 + 3.5 * max(len(datasets), 1)
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     for number, dataset in enumerate(datasets, 1):
         axes = figure.add_subplot(1, len(datasets), number)
@@ -126,11 +137,13 @@ def draw(title: str, rows: Sequence[Row], path: Path) -> None:
         for place, row in enumerate(own):
             axes.plot(row.interval, [place, place], color="0.55", linewidth=3, solid_capstyle="butt")
             axes.plot([row.mean], [place], "o", color="black")
+            if row.dream is not None:
+                axes.plot([row.dream[0]], [place], "o", color="black", fillstyle="none")
         axes.set_yticks(range(len(own)), labels)
         axes.set_ylim(-0.6, len(own) - 0.4)
-        axes.set_xlabel("return")
+        axes.set_xlabel("return (hollow: what dreams promise)" if any(row.dream for row in own) else "return")
         axes.set_title(dataset)
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, int(10 * width)))  # about ten letters an inch
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, format="png", dpi=150)
     os.replace(partial, path)

@@ -218,3 +218,23 @@ def test_the_interval_has_the_coverage_it_claims_where_seeds_differ():
         low, high = interval_over_seeds(runs, resamples=500)
         hits += low <= 0 <= high
     assert hits >= 85  # 12 seeds make a percentile bootstrap a little narrow
+
+
+def test_what_dreams_promise_stands_beside_what_reality_gave(tmp_path):
+    changes = ["train.steps=1", "train.track=[]", "collect.prefill=60", "evaluate.episodes=2", "evaluate.seed=0"]
+    changes += ["model.most_steps=5", "model.planner.horizon=2", "model.planner.candidates=4"]
+    changes += ["model.planner.elites=2", "model.planner.iterations=1"]
+    Path("dreamt.yaml").write_text(
+        "title: PETS, awake and asleep\n"
+        "methods: {PETS: {recipe: pets/pendulum}}\n"
+        f"set: {json.dumps(changes)}\n"
+        "columns: [return, dream]\n"
+        "dream_steps: 3\n"
+    )
+    told = run_study("dreamt.yaml", out=tmp_path / "out").read_text().splitlines()
+    record = json.loads((tmp_path / "out" / "results.json").read_text())["records"][0]
+    dreamt = record["dream_returns"]
+    assert len(dreamt) == 2
+    assert all(-3 * 17 < promised < 10 for promised in dreamt)  # three steps cost at most 16.3 each
+    assert told[2] == "| method | return | dream | seeds x episodes |"
+    assert f"| {np.mean(dreamt):.1f} [{min(dreamt):.1f}, {max(dreamt):.1f}] |" in told[4]
