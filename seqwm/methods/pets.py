@@ -5,8 +5,8 @@ Chua et al., "Deep Reinforcement Learning in a Handful of Trials using Probabili
 **What is notable.** The world is an ensemble (`seqwm.nn.ensemble_world`), the planner any world's (`seqwm.control.cem`)
 with several particles for each candidate, whose returns are averaged. One update is one whole fit
 (`seqwm.control.ensemble_fit`), so `collect.updates_per_step` says how seldom: 0.005 fits once in 200 steps. Of
-`train:`, steps, batch_size, learning_rate and weight_decay count. Reward and end are learned, or written by hand, as
-the paper's rewards are.
+`train:`, steps, batch_size, learning_rate and weight_decay count. Reward and end are learned, or written by hand. What
+is planned for is the reward, or, as in the paper, a goal that was written by hand.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from seqwm.core.types import Batch, Metrics, Spaces, State, TensorTree
 from seqwm.nn.ends import end_rule
 from seqwm.nn.ensemble import EnsembleOptions
 from seqwm.nn.ensemble_world import EnsembleWorld, Propagation
-from seqwm.nn.rewards import reward_rule
+from seqwm.nn.goals import goal
+from seqwm.nn.rewards import RewardRule, reward_rule
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -43,8 +44,10 @@ class Options:
         members, elites, layers, width: of the ensemble (`seqwm.nn.ensemble`).
         propagation: a particle's member is drawn at every step (TS-1) or once (TS-inf).
         patience, most_steps: of each fit (`seqwm.control.ensemble_fit`).
-        reward: whether it is 'learned', or written 'by_hand' (`seqwm.nn.rewards`), as in the paper.
+        reward: whether it is 'learned', or written 'by_hand' (`seqwm.nn.rewards`).
         ends: the same of the end of the task (`seqwm.nn.ends`).
+        plans_for: the greatest 'reward', or a 'goal' in its place (`seqwm.nn.goals`), as in the paper; the world's
+            reward is what it was.
         planner: the search (`seqwm.control.cem`).
     """
 
@@ -57,6 +60,7 @@ class Options:
     most_steps: int = 5000
     reward: Literal["learned", "by_hand"] = "learned"
     ends: Literal["learned", "by_hand"] = "learned"
+    plans_for: Literal["reward", "goal"] = "reward"
     planner: CEMOptions = field(
         default_factory=lambda: CEMOptions(
             horizon=25, candidates=400, elites=40, iterations=5, momentum=0.1, particles=20, sample=True
@@ -80,6 +84,7 @@ def build(options: Options, store: TrajectoryStore) -> Pets:
             propagation=options.propagation,
             reward=options.reward,
             ends=options.ends,
+            plans_for=options.plans_for,
             planner=dataclasses.asdict(options.planner),
         )
     )
@@ -104,6 +109,7 @@ class PetsConfig(PreTrainedConfig):
     propagation: Propagation = "TS-inf"
     reward: Literal["learned", "by_hand"] = "learned"
     ends: Literal["learned", "by_hand"] = "learned"
+    plans_for: Literal["reward", "goal"] = "reward"
     planner: dict[str, Any] | None = None
 
 
@@ -124,6 +130,7 @@ class Pets(PreTrainedModel):
         ends = end_rule(config.environment) if config.ends == "by_hand" else None
         rewards = reward_rule(config.environment) if config.reward == "by_hand" else None
         self.world = EnsembleWorld(sizes, config.propagation, observation, action, ends, rewards)
+        self.goal = goal(config.environment) if config.plans_for == "goal" else None
         self.planner = CEMOptions(**(config.planner or {}))
         self.post_init()
 
@@ -146,7 +153,23 @@ class Pets(PreTrainedModel):
         """What plans at every step; `target_returns` must be None."""
         if target_returns is not None:
             raise ValueError("pets: found target_returns, expected none: it looks for the largest return")
-        return CEMPolicy(self, self.spaces, self.window_length, self.planner)
+        world = self if self.goal is None else _Aimed(self, self.goal)
+        return CEMPolicy(world, self.spaces, self.window_length, self.planner)
+
+
+class _Aimed:
+    """The same world, in which a step earns what it is worth for a goal."""
+
+    def __init__(self, model: Pets, goal: RewardRule) -> None:
+        self._model, self._goal = model, goal
+        self.device = model.device
+        self.encode, self.decode = model.encode, model.decode
+
+    def step(self, state: State, action: TensorTree, generator: torch.Generator | None) -> Step:
+        step = self._model.step(state, action, generator)
+        features = self._model.world.actions.features(action)
+        earned = self._goal(state["observation"], features, step.state["observation"])
+        return dataclasses.replace(step, reward=earned)
 
 
 class PetsLearner:

@@ -145,3 +145,25 @@ def test_a_reward_and_an_end_written_by_hand_are_the_world_s_and_are_held_agains
         step = again.step(state, torch.tensor([[1.0]]), torch.Generator().manual_seed(0))
     assert float(step.reward) == pytest.approx(-(np.pi**2 / 4 + 0.4 + 0.001), abs=1e-4)
     assert not bool(step.terminated)
+
+
+def test_a_plan_for_a_goal_goes_there_and_the_world_still_pays_its_reward():
+    spaces = Spaces(gym_spaces.Box(-np.inf, np.inf, (4,), np.float32), gym_spaces.Box(-3.0, 3.0, (1,), np.float32))
+    generator = np.random.default_rng(0)
+    store = TrajectoryStore.create(None, spaces, provenance={"environment": "InvertedPendulum-v5"})
+    for _ in range(40):  # a cart that goes where it is pushed, below a pole that stands: each step earns one
+        pushed = generator.uniform(-3, 3, (10, 1)).astype(np.float32)
+        cart = generator.uniform(-1, 1) + np.concatenate([[0.0], 0.1 * pushed[:, 0].cumsum()])
+        seen = np.stack([cart, *np.zeros((3, 11))], 1).astype(np.float32)
+        store.append(Episode(seen, pushed, np.ones(10, np.float32), False, True))
+    torch.manual_seed(0)
+    planner = dataclasses.replace(PLANNER, horizon=5, candidates=128, elites=12, iterations=5)
+    learner = pets.learner(dataclasses.replace(SMALL, plans_for="goal", planner=planner), store, TRAIN, seed=0)
+    learner.update(0)
+    model = learner.trained()
+    policy, seen = model.policy(), torch.tensor([[0.6, 0.0, 0.0, 0.0], [-0.6, 0.0, 0.0, 0.0]])
+    action, _ = policy.act(policy.initial(2), seen, torch.zeros(2), torch.ones(2, dtype=torch.bool))
+    assert (float(action[0]) < -1.5, float(action[1]) > 1.5) == (True, True)
+    with torch.no_grad():
+        step = model.step({"observation": seen, "member": torch.full((2,), -1)}, action, None)
+    assert step.reward.tolist() == pytest.approx([1.0, 1.0], abs=0.05)
