@@ -314,6 +314,21 @@ class ActorCritic(nn.Module):
         features, weights = features[:, :-1], (~rows.last[:, :-1]).float()
         return self._critic_loss(self.critic(features), features, returns, weights)
 
+    def imitation_loss(self, features: Tensor, rows: Arrivals, actions: Tensor) -> Tensor:
+        """Minus the log-density of logged actions under the actor, whose weights alone get a gradient.
+
+        It keeps an actor that learns from logs alone near what they did, as Fujimoto and Gu's TD3+BC does ("A
+        Minimalist Approach to Offline Reinforcement Learning", 2021): what a world dreams of other actions is
+        exploited before it is known to be wrong.
+
+        Args:
+            features: of the posterior states, [B, T, F].
+            rows: that were observed.
+            actions: features of what led to each row, [B, T, A].
+        """
+        chosen = self.policy(features[:, :-1].detach())
+        return -((~rows.last[:, :-1]) * chosen.log_density(actions[:, 1:])).mean()
+
     def value(self, outputs: Tensor) -> Tensor:
         """What the critic's outputs stand for, [...]."""
         return two_hot_mean(outputs, self.bins) if self.options.values == "two_hot" else raised(outputs[..., 0])

@@ -10,20 +10,20 @@ Everything random is a function of (seed, step).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from seqwm.control.actor_policy import ActorPolicy
 from seqwm.control.branched_rollouts import Amend, Bounds, branch, branch_horizon
 from seqwm.control.ensemble_fit import FitOptions, fit_rows, refuse_precision
 from seqwm.control.experience import ExperienceTable, as_rows, draw_mixed, lived
 from seqwm.control.soft_actor_critic import SoftActorCritic, SoftActorCriticUpdates
 from seqwm.core.protocols import Policy
 from seqwm.core.random import torch_generator
-from seqwm.core.tree import tree_map
-from seqwm.core.types import Metrics, State, TensorTree
+from seqwm.core.types import Metrics
 from seqwm.nn.ensemble_world import EnsembleWorld
 
 if TYPE_CHECKING:
@@ -199,29 +199,3 @@ class BranchedLearner:
         self._episodes = episodes["of_rows"].tolist()
         self._under_way, self._begun = episodes["under_way"], episodes["begun"]
         self._rounds, self._fitted, self._figures = state["rounds"], state["fitted"], state.get("figures", {})
-
-
-class Actor(Protocol):
-    """What acts in the features of an observation."""
-
-    def act(self, features: Tensor, generator: torch.Generator | None = None, *, explore: bool = True) -> Tensor:
-        """Features of actions, [..., A], for those of observations, [..., F]: drawn, or the likeliest."""
-        ...
-
-
-class ActorPolicy:
-    """Acts as an actor does; exploring it draws from torch's default generator."""
-
-    def __init__(self, world: EnsembleWorld, agent: Actor, explore: bool) -> None:
-        self._world, self._agent, self._explore = world, agent, explore
-
-    def initial(self, lanes: int) -> State:
-        """No memory."""
-        return {}
-
-    @torch.no_grad()
-    def act(self, state: State, observation: TensorTree, reward: Tensor, first: Tensor) -> tuple[TensorTree, State]:
-        """Actions (leaves [B, ...]) for observations (leaves [B, ...])."""
-        device = self._world.input_mean.device
-        features = self._world.features(tree_map(lambda leaf: leaf.to(device), observation))
-        return self._world.actions.restore(self._agent.act(features, explore=self._explore)), state

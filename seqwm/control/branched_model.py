@@ -8,7 +8,7 @@ from typing import Any
 
 from gymnasium import Space
 
-from seqwm.control.branched_learner import ActorPolicy
+from seqwm.control.actor_policy import ActorPolicy
 from seqwm.control.natural_gradient import GaussianActor, NaturalGradientOptions
 from seqwm.control.soft_actor_critic import SoftActorCritic, SoftActorCriticOptions
 from seqwm.core.errors import SpaceError

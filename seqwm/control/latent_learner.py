@@ -43,6 +43,7 @@ class LatentLearning:
         sequence_length: rows in a window.
         imagined_rows: rows of each window, the last ones, that dreams start from.
         replay_loss: scale of the critic's loss on logged rows.
+        imitation: scale of the actor's loss on logged actions.
         replayed_latents: whether windows begin in the state that the last update left at their first row.
         optimiser: of all networks.
         actor_learning_rate, critic_learning_rate: None takes the world's, that of `train:`.
@@ -51,6 +52,7 @@ class LatentLearning:
     sequence_length: int
     imagined_rows: int = 1
     replay_loss: float = 0.0
+    imitation: float = 0.0
     replayed_latents: bool = False
     optimiser: Literal["adam", "laprop"] = "adam"
     actor_learning_rate: float | None = None
@@ -150,6 +152,9 @@ class LatentLearner:
             )
             logged = actor_critic.replay_loss(latents.features[:, last], tail, imagined, world.options.discount)
             losses["replay"] = learning.replay_loss * logged
+        if learning.imitation:
+            actions = world.actions.features(arrived.actions)
+            losses["imitation"] = learning.imitation * actor_critic.imitation_loss(latents.features, arrived, actions)
         return latents, losses, dreamt.figures
 
     def _state_before(self, rows: Tensor) -> State:

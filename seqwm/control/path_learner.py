@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from seqwm.control.branched_learner import ActorPolicy
+from seqwm.control.actor_policy import ActorPolicy
 from seqwm.control.ensemble_fit import FitOptions, fit_rows, refuse_precision
 from seqwm.control.experience import Experience, lived
 from seqwm.control.imagined_paths import Doubt, imagine_paths

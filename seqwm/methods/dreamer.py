@@ -42,6 +42,7 @@ from seqwm.core.spaces import leaf_spaces
 from seqwm.core.tree import tree_map
 from seqwm.core.types import State, TensorTree
 from seqwm.nn.latent_world import WorldOptions
+from seqwm.nn.observations import Units
 from seqwm.nn.rssm import RSSMOptions
 
 if TYPE_CHECKING:
@@ -147,6 +148,9 @@ class Options:
         sequence_length: rows in a window.
         deterministic, stochastic, classes, hidden, blocks: of the state-space model (`seqwm.nn.rssm`).
         layers, width: of encoder, decoder, actor and critic.
+        units: of numbers that are observed, 'symlog' or 'standardised' by the store's mean and deviation.
+        reconstruction_scale: of the loss of what is observed, beside the KL's of about 1; what is blurred below what
+            matters needs more.
         depth: channels of the first convolution on images.
         horizon: imagined steps.
         imagined_rows: rows of each window, the last ones, that dreams start from; fewer are cheaper.
@@ -156,6 +160,7 @@ class Options:
         dynamics_share: of the gradient through the dynamics in the actor's.
         free_nats: of the KL.
         replay_loss: scale of the critic's loss on logged rows.
+        imitation: scale of the actor's loss on logged actions, for what learns from logs alone.
         actor_learning_rate, critic_learning_rate: null takes the one of `train:`.
     """
 
@@ -168,6 +173,8 @@ class Options:
     blocks: int | None = None
     layers: int | None = None
     width: int | None = None
+    units: Units | None = None
+    reconstruction_scale: float | None = None
     depth: int | None = None
     horizon: int | None = None
     imagined_rows: int | None = None
@@ -177,6 +184,7 @@ class Options:
     dynamics_share: float | None = None
     free_nats: float | None = None
     replay_loss: float | None = None
+    imitation: float | None = None
     actor_learning_rate: float | None = None
     critic_learning_rate: float | None = None
 

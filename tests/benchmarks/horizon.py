@@ -35,22 +35,23 @@ from seqwm.recipe import parse_recipe
 from seqwm.run import train_recipe
 
 STUDY = Path(__file__).parents[2] / "recipes" / "studies" / "horizon"
+RSSM = {
+    "version": "v3", "deterministic": 256, "stochastic": 16, "classes": 16, "hidden": 128, "width": 128, "layers": 2,
+    "sequence_length": 32, "imagined_rows": 2,
+}  # fmt: skip
+RSSM_TRAIN = {"steps": 1900, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 100, "schedule": "cosine",
+              "gradient_clip": 0.3, "weight_decay": 0.0}  # fmt: skip
 WORLDS: dict[str, dict[str, Any]] = {
     "MLP ensemble (PETS)": {
         "method": "pets",
-        "model": {"members": 5, "elites": 5, "layers": 3, "width": 200, "most_steps": 4000},
+        "model": {"members": 5, "elites": 5, "layers": 3, "width": 200, "most_steps": 25000},
         "train": {"steps": 1, "batch_size": 256, "learning_rate": 1e-3, "weight_decay": 5e-5},
     },
-    "RSSM (DreamerV3)": {
+    "RSSM, losses as DreamerV3's": {"method": "dreamer", "model": RSSM, "train": RSSM_TRAIN},
+    "RSSM, observations weigh more": {
         "method": "dreamer",
-        "model": {
-            "version": "v3", "deterministic": 256, "stochastic": 16, "classes": 16, "hidden": 128, "width": 128,
-            "layers": 2, "sequence_length": 32, "imagined_rows": 2,
-        },
-        "train": {
-            "steps": 800, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 100, "gradient_clip": 0.3,
-            "weight_decay": 0.0,
-        },
+        "model": RSSM | {"units": "standardised", "reconstruction_scale": 10.0},
+        "train": RSSM_TRAIN,
     },
     "tokens (Trajectory Transformer)": {
         "method": "trajectory_transformer",
@@ -59,13 +60,13 @@ WORLDS: dict[str, dict[str, Any]] = {
             "bins": 50,
         },
         "train": {
-            "steps": 500, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 100, "schedule": "cosine",
+            "steps": 2300, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 100, "schedule": "cosine",
             "weight_decay": 0.1, "betas": [0.9, 0.95], "precision": "bf16",
         },
     },
 }  # fmt: skip
 HORIZON, SHOWN = 50, (1, 2, 5, 10, 15, 25, 50)
-COLOURS = ("#1f5fa8", "#c8641e", "#3f8f5a")
+COLOURS = ("#1f5fa8", "#e8a87c", "#c8641e", "#3f8f5a")
 
 
 def split(folder: Path, logs: TrajectoryStore) -> dict[bool, TrajectoryStore]:
@@ -165,8 +166,8 @@ def main() -> None:
     parts = split(options.runs, seqwm.load("minari:hopper/mixed-v0"))
     results: dict[str, Any] = {"contexts": options.contexts, "worlds": {}}
     for name, description in WORLDS.items():
-        method = description["method"]
-        run, timed = options.runs / method, options.runs / f"{method}.json"
+        method, place = description["method"], "".join(c if c.isalnum() else "-" for c in name)
+        run, timed = options.runs / place, options.runs / f"{place}.json"
         data = {"source": str(options.runs / "seen")}
         train = description["train"] | {"track": []}
         recipe = parse_recipe(json.dumps(description | {"data": data, "train": train}), method)

@@ -243,6 +243,21 @@ def test_the_critics_loss_on_logged_rows_reaches_the_world_and_leaves_out_last_r
     assert reached[[1, 3]].tolist() == [0.0, 0.0]
 
 
+def test_imitation_is_minus_the_log_density_of_the_actions_that_logged_rows_led_to_others_of_their_episode_by():
+    _, learner = pair(V3, CONTINUOUS)
+    features = torch.randn(1, 4, 28, requires_grad=True)
+    led = torch.rand(1, 4, 2) * 2 - 1  # led[:, t] was chosen in row t - 1
+    loss = learner.imitation_loss(features, logged([0.0, 1.0, 2.0, 3.0], last=[1]), led)
+    means, deviations = learner.policy(features).parts[0].mean, learner.policy(features).parts[0].std
+    normal = torch.distributions.Normal(means, deviations)
+    densities = [normal.log_prob(led[:, [t + 1]])[0, t].sum() for t in (0, 2)]  # none of row 1, which ends its episode
+    torch.testing.assert_close(loss, -(densities[0] + densities[1]) / 3)
+    loss.backward()
+    assert features.grad is None
+    assert all(p.grad is None for p in learner.critic.parameters())
+    assert float(sum(p.grad.abs().sum() for p in learner.actor.parameters())) > 0
+
+
 def test_actions_of_several_kinds_are_sampled_and_weighed_part_by_part():
     space = gym_spaces.Dict({"go": CONTINUOUS, "which": gym_spaces.MultiDiscrete([2, 3])})
     torch.manual_seed(0)
