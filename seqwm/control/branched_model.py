@@ -13,7 +13,7 @@ from seqwm.control.natural_gradient import GaussianActor, NaturalGradientOptions
 from seqwm.control.soft_actor_critic import SoftActorCritic, SoftActorCriticOptions
 from seqwm.core.errors import SpaceError
 from seqwm.core.protocols import Step
-from seqwm.core.spaces import space_from_json, space_to_json
+from seqwm.core.spaces import space_from_json
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.data.store import TrajectoryStore
 from seqwm.nn.ends import end_rule
@@ -27,7 +27,7 @@ class BranchedModel:
     return_conditioned = False
     window_length = 1
     world: EnsembleWorld
-    agent: Any  # `seqwm.control.branched_learner.Actor`
+    agent: Any  # `seqwm.control.actor_policy.Actor`
 
     def encode(self, context: Batch) -> State:
         """The last valid row's observation."""
@@ -58,11 +58,7 @@ def described(options: Any, store: TrajectoryStore) -> dict[str, Any]:
     if store.spaces.action is None or not store.has_rewards:
         raise SpaceError(f"{store.path}: found data without actions or rewards, expected both to learn to act from")
     return {
-        "observation_space": space_to_json(store.spaces.observation),
-        "action_space": space_to_json(store.spaces.action),
-        "dataset": store.provenance.get("source"),
-        "dataset_fingerprint": store.fingerprint,
-        "environment": store.provenance.get("environment"),
+        **store.described(),
         "ensemble": dataclasses.asdict(options.ensemble),
         "agent": dataclasses.asdict(options.agent),
         "ends": options.ends,

@@ -67,7 +67,8 @@ def load_model(name: str | Path, *, revision: str | None = None, normalisation: 
     model_class = find_class(method)
     if not hasattr(model_class, "config_class"):
         return _read_weights(name, folder, model_class)  # of diffusers, whose models read their own fields
-    fields = inspect.get_annotations(model_class.config_class)
+    ours = [kind for kind in model_class.config_class.__mro__ if kind.__module__.startswith("seqwm.")]
+    fields = [field for kind in ours for field in inspect.get_annotations(kind)]  # none of transformers' own
     settings = model_class.config_class(**{field: config[field] for field in fields if field in config})
     return _read_weights(name, folder, model_class, settings)
 

@@ -11,18 +11,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.core.errors import SpaceError
 from seqwm.core.spaces import space_from_json
 from seqwm.core.tree import tree_map
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.leaves import ActionCodec, ObservationEncoder
+from seqwm.nn.logged_config import LoggedConfig
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -85,16 +86,11 @@ def episodes(options: Options, store: TrajectoryStore) -> Sequence[int] | None:
     return [int(number) for number in np.sort(order[:enough])]
 
 
-class BehaviorCloningConfig(PreTrainedConfig):
+class BehaviorCloningConfig(LoggedConfig):
     """The fields of `Options`, the spaces as JSON (`seqwm.core.spaces`), and what the model was trained on."""
 
     model_type = "seqwm_behavior_cloning"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     layers: int = 2
     width: int = 256
     dropout: float = 0.1

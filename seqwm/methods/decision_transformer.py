@@ -33,13 +33,14 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.core.errors import CheckpointError, SpaceError
 from seqwm.core.spaces import is_image, leaf_spaces, space_from_json, space_to_json
 from seqwm.core.tree import flatten, unflatten
 from seqwm.core.types import Batch, State, TensorTree
 from seqwm.nn.leaves import ActionCodec, ObservationEncoder
+from seqwm.nn.logged_config import LoggedConfig
 from seqwm.nn.transformer import Activation, Transformer, initialise
 
 if TYPE_CHECKING:
@@ -111,16 +112,11 @@ def build(options: Options, store: TrajectoryStore) -> DecisionTransformer:
     return model
 
 
-class DecisionTransformerConfig(PreTrainedConfig):
+class DecisionTransformerConfig(LoggedConfig):
     """The fields of `Options`, the spaces as JSON (`seqwm.core.spaces`), and what the model was trained on."""
 
     model_type = "seqwm_decision_transformer"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     context_length: int = 20
     layers: int = 3
     heads: int = 1

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import gymnasium.spaces
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.actor_critic import ActorCritic, ActorCriticOptions
 from seqwm.control.latent_learner import LatentLearner, LatentLearning
@@ -42,6 +42,7 @@ from seqwm.core.spaces import leaf_spaces
 from seqwm.core.tree import tree_map
 from seqwm.core.types import State, TensorTree
 from seqwm.nn.latent_world import WorldOptions
+from seqwm.nn.logged_config import LoggedConfig
 from seqwm.nn.observations import Units
 from seqwm.nn.rssm import RSSMOptions
 
@@ -264,16 +265,11 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
     return LatentLearner(model, model.world, actor_critic, learning, store, train, seed)
 
 
-class DreamerConfig(PreTrainedConfig):
+class DreamerConfig(LoggedConfig):
     """`WorldOptions` and `ActorCriticOptions` as JSON, the spaces, and what the model was trained on."""
 
     model_type = "seqwm_dreamer"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     version: str = "v3"
     sequence_length: int = 64
     exploration: float = 0.0

@@ -32,7 +32,7 @@ import torch
 from gymnasium import Space
 from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.gathering import Transitions
 from seqwm.core.errors import SpaceError
@@ -40,6 +40,7 @@ from seqwm.core.protocols import Step
 from seqwm.core.random import key
 from seqwm.core.spaces import space_from_json, space_to_json
 from seqwm.core.types import Batch, Metrics, Spaces, State, TensorTree
+from seqwm.nn.logged_config import LoggedConfig
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -343,15 +344,11 @@ class DynaPolicy:
         return chosen + int(self._actions.start), state
 
 
-class DynaQConfig(PreTrainedConfig):
+class DynaQConfig(LoggedConfig):
     """The fields of `Options`, the spaces as JSON, and what the table was learned from."""
 
     model_type = "seqwm_dyna_q"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    environment: str | None = None
     planning: int = 5
     step_size: float = 0.1
     discount: float = 0.95

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from gymnasium import spaces as gym_spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.proximal import played, proximal_loss, stacked
 from seqwm.core.errors import RecipeError, SpaceError
@@ -45,6 +45,7 @@ from seqwm.envs.make import FreezingVectorEnv, make_vector
 from seqwm.nn.frames import Recent, from_bytes, image_of
 from seqwm.nn.latent_action_model import LatentActionModel, LatentOptions, check_lengths
 from seqwm.nn.leaves import Camera
+from seqwm.nn.logged_config import LoggedConfig
 
 if TYPE_CHECKING:
     from seqwm.training.options import TrainOptions
@@ -101,16 +102,11 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
     return LapoLearner(options, store, train, seed)
 
 
-class LapoConfig(PreTrainedConfig):
+class LapoConfig(LoggedConfig):
     """The fields of `Options` in one dict, the spaces as JSON, and what the model was trained on."""
 
     model_type = "seqwm_lapo"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     options: dict[str, Any] | None = None
 
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.branched_learner import BranchedLearner, BranchOptions
 from seqwm.control.branched_model import BranchedModel, described, parts
 from seqwm.control.ensemble_fit import FitOptions
 from seqwm.control.soft_actor_critic import SoftActorCriticOptions
 from seqwm.nn.ensemble import EnsembleOptions
+from seqwm.nn.logged_config import LoggedConfig
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -63,16 +64,11 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
     return BranchedLearner(model, model.world, model.agent, options.branches, options.fit, store, train, seed)
 
 
-class MbpoConfig(PreTrainedConfig):
+class MbpoConfig(LoggedConfig):
     """`EnsembleOptions` and `SoftActorCriticOptions` as JSON, the spaces, and what the model was trained on."""
 
     model_type = "seqwm_mbpo"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     ensemble: dict[str, Any] | None = None
     agent: dict[str, Any] | None = None
     ends: Literal["learned", "by_hand"] = "learned"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.branched_model import BranchedModel, described, path_parts
 from seqwm.control.ensemble_fit import FitOptions
@@ -24,6 +24,7 @@ from seqwm.control.natural_gradient import NaturalGradientOptions
 from seqwm.control.path_learner import PathLearner, PathOptions
 from seqwm.control.pessimism import largest_deviation
 from seqwm.nn.ensemble import EnsembleOptions
+from seqwm.nn.logged_config import LoggedConfig
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -75,16 +76,11 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
     return PathLearner(model, model.world, model.agent, options.rounds, options.fit, store, train, seed, doubt=doubt)
 
 
-class MopoConfig(PreTrainedConfig):
+class MopoConfig(LoggedConfig):
     """`EnsembleOptions` and `NaturalGradientOptions` as JSON, the spaces, and what the model was trained on."""
 
     model_type = "seqwm_mopo"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     ensemble: dict[str, Any] | None = None
     agent: dict[str, Any] | None = None
     ends: Literal["learned", "by_hand"] = "learned"

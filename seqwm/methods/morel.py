@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.branched_model import BranchedModel, described, path_parts
 from seqwm.control.ensemble_fit import FitOptions
@@ -23,6 +23,7 @@ from seqwm.control.natural_gradient import NaturalGradientOptions
 from seqwm.control.path_learner import PathLearner, PathOptions
 from seqwm.control.pessimism import Halt, apart, known_up_to
 from seqwm.nn.ensemble import EnsembleOptions
+from seqwm.nn.logged_config import LoggedConfig
 
 if TYPE_CHECKING:
     from seqwm.core.types import Metrics
@@ -87,16 +88,11 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
     )
 
 
-class MorelConfig(PreTrainedConfig):
+class MorelConfig(LoggedConfig):
     """`EnsembleOptions` and `NaturalGradientOptions` as JSON, the spaces, and what the model was trained on."""
 
     model_type = "seqwm_morel"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     ensemble: dict[str, Any] | None = None
     agent: dict[str, Any] | None = None
     ends: Literal["learned", "by_hand"] = "learned"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.cem import CEMOptions, CEMPolicy
 from seqwm.control.ensemble_fit import FitOptions, fit, refuse_precision
@@ -29,6 +29,7 @@ from seqwm.nn.ends import end_rule
 from seqwm.nn.ensemble import EnsembleOptions
 from seqwm.nn.ensemble_world import EnsembleWorld, Propagation
 from seqwm.nn.goals import goal
+from seqwm.nn.logged_config import LoggedConfig
 from seqwm.nn.rewards import RewardRule, reward_rule
 
 if TYPE_CHECKING:
@@ -95,16 +96,11 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
     return PetsLearner(build(options, store), options, store, train, seed)
 
 
-class PetsConfig(PreTrainedConfig):
+class PetsConfig(LoggedConfig):
     """`EnsembleOptions` and `CEMOptions` as JSON, the spaces, and what the model was trained on."""
 
     model_type = "seqwm_pets"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     ensemble: dict[str, Any] | None = None
     propagation: Propagation = "TS-inf"
     reward: Literal["learned", "by_hand"] = "learned"

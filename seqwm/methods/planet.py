@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.cem import CEMOptions, plan
 from seqwm.control.latent_learner import LatentLearner, LatentLearning
@@ -28,6 +28,7 @@ from seqwm.core.random import key
 from seqwm.core.tree import tree_map
 from seqwm.core.types import State, TensorTree
 from seqwm.nn.latent_world import WorldOptions
+from seqwm.nn.logged_config import LoggedConfig
 from seqwm.nn.rssm import RSSMOptions
 
 if TYPE_CHECKING:
@@ -123,16 +124,11 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
     return LatentLearner(model, model.world, None, learning, store, train, seed)
 
 
-class PlanetConfig(PreTrainedConfig):
+class PlanetConfig(LoggedConfig):
     """`WorldOptions` and `CEMOptions` as JSON, the spaces, and what the model was trained on."""
 
     model_type = "seqwm_planet"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     sequence_length: int = 50
     exploration: float = 0.3
     world: dict[str, Any] | None = None

@@ -25,13 +25,14 @@ import numpy as np
 import torch
 from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.gathering import Transitions
 from seqwm.core.errors import MissingPackageError, RecipeError, SpaceError
 from seqwm.core.random import key
 from seqwm.core.spaces import space_from_json, space_to_json
 from seqwm.core.types import Metrics, Spaces, State, TensorTree
+from seqwm.nn.logged_config import LoggedConfig
 
 if TYPE_CHECKING:
     from seqwm.data.store import TrajectoryStore
@@ -252,15 +253,11 @@ class StableBaselinesPolicy:
         return action, state
 
 
-class StableBaselinesConfig(PreTrainedConfig):
+class StableBaselinesConfig(LoggedConfig):
     """Algorithm and sizes, the spaces as JSON, and what it was trained in."""
 
     model_type = "seqwm_stable_baselines"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    environment: str | None = None
     algorithm: str = "dqn"
     widths: list[int] | None = None
 

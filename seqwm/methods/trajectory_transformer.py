@@ -28,7 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization
+from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization
 
 from seqwm.control.beam_search import Objective, SearchOptions
 from seqwm.control.token_memory import TokenMemory, hiding
@@ -40,6 +40,7 @@ from seqwm.core.spaces import space_from_json
 from seqwm.core.types import Batch, Spaces, State, TensorTree
 from seqwm.data.problems import Problem
 from seqwm.nn.branched_cache import BranchedCache, Level
+from seqwm.nn.logged_config import LoggedConfig
 from seqwm.nn.processor import computes_in_bf16
 from seqwm.nn.transformer import Block, Transformer
 from seqwm.tokenizers.transition import Bins, TransitionTokenizer
@@ -161,29 +162,22 @@ def build(options: Options, store: TrajectoryStore) -> TrajectoryTransformer:
     return model
 
 
-class TrajectoryTransformerConfig(PreTrainedConfig):
+class TrajectoryTransformerConfig(LoggedConfig):
     """Everything needed to make the network and to act: sizes, spaces, the planner, and what it was trained on.
 
     Besides the fields of `Options`:
 
     Attributes:
-        observation_space, action_space: as JSON (`seqwm.core.spaces`).
         codes: the most codes that any column has, V.
         has_rewards: whether the data had rewards.
         end_reward: mean reward of the steps that ended the task, which a termination penalty hides.
-        dataset, dataset_fingerprint, environment: what it was trained on.
     """
 
     model_type = "seqwm_trajectory_transformer"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
     codes: int = 2
     has_rewards: bool = True
     end_reward: float = 0.0
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     context_length: int = 10
     layers: int = 4
     heads: int = 4

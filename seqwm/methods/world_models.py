@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from gymnasium import spaces as gym_spaces
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from seqwm.control.dream import unroll
 from seqwm.control.rollout import play
@@ -49,6 +49,7 @@ from seqwm.core.types import Batch, Metrics, State, TensorTree
 from seqwm.data.problems import Problem
 from seqwm.envs.make import make_vector
 from seqwm.nn.leaves import ActionCodec
+from seqwm.nn.logged_config import LoggedConfig
 from seqwm.nn.mixture import Mixture, draw, likeliest, mixture_log_probability, mixture_of, outputs_of
 from seqwm.nn.variational import SMALLEST, VariationalFrames, divergence, scaled
 
@@ -131,16 +132,11 @@ def learner(options: Options, store: TrajectoryStore, train: TrainOptions, seed:
     return WorldModelsLearner(options, store, train, seed)
 
 
-class WorldModelsConfig(PreTrainedConfig):
+class WorldModelsConfig(LoggedConfig):
     """The fields of `Options`, the spaces as JSON, and what the model was trained on."""
 
     model_type = "seqwm_world_models"
 
-    observation_space: dict[str, Any] | None = None
-    action_space: dict[str, Any] | None = None
-    dataset: str | None = None
-    dataset_fingerprint: str | None = None
-    environment: str | None = None
     latent: int = 32
     hidden: int = 256
     mixtures: int = 5
