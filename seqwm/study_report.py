@@ -141,7 +141,7 @@ def draw(title: str, rows: Sequence[Row], path: Path) -> None:
                 axes.plot([row.dream[0]], [place], "o", color="black", fillstyle="none")
         axes.set_yticks(range(len(own)), labels)
         axes.set_ylim(-0.6, len(own) - 0.4)
-        axes.set_xlabel("return (hollow: what dreams promise)" if any(row.dream for row in own) else "return")
+        axes.set_xlabel("return (hollow: in dreams)" if any(row.dream for row in own) else "return")
         axes.set_title(dataset)
     figure.suptitle(textwrap.fill(title, int(10 * width)))  # about ten letters an inch
     partial = path.with_name(f".{path.name}")
