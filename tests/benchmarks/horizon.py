@@ -6,10 +6,12 @@ Trains each on four of five episodes of Hopper's mixed logs and predicts, under 
 contexts of the fifth that none has seen; the likeliest happens, nothing is drawn. Writes results.json, results.md and
 results.png of recipes/studies/horizon. A run that RUNS holds already is not made again.
 
-Found, with one seed and 39 to 100 CPU seconds of training each, so of small worlds: it is not that the RSSM errs less.
-The ensemble's error begins at a sixth of it and stays below it for some 40 steps; but it grows twentyfold in 50 steps,
-the RSSM's not threefold, and at 50 it is the larger in the root mean square, though not in the median: what is wrong is
-very wrong in few contexts. The tokens, after 500 updates, tell hardly more than that nothing changes.
+Found, with one seed and four to six CPU minutes of training each: it is not that the RSSM errs less. The ensemble's
+error is the least at every horizon, 0.03 deviations one step ahead, 0.10 fifteen and 0.32 fifty, where the RSSM with its
+reference's losses has 0.31, 0.47 and 0.70. That one errs by as much as nothing's changing does within one step, and
+then hardly grows: it blurs what costs less than its nats. Where observations weigh more it begins at 0.08, has 0.32 at
+fifteen, and grows past the other by fifty. With a tenth of the training (39 to 100 CPU seconds) the ensemble was at
+1.27 at fifty, above an RSSM's 1.05: it overtook by learning on, and short branches are what a young ensemble needs.
 """
 
 from __future__ import annotations
