@@ -7,8 +7,8 @@ contexts of the fifth that none has seen; the likeliest happens, nothing is draw
 results.png of recipes/studies/horizon. A run that RUNS holds already is not made again.
 
 Found, with one seed and four to six CPU minutes of training each: it is not that the RSSM errs less. The ensemble's
-error is the least at every horizon, 0.03 deviations one step ahead, 0.10 fifteen and 0.32 fifty, where the RSSM with its
-reference's losses has 0.31, 0.47 and 0.70. That one errs by as much as nothing's changing does within one step, and
+error is the least at every horizon, 0.03 deviations one step ahead, 0.10 fifteen and 0.32 fifty, where the RSSM with
+its reference's losses has 0.31, 0.47 and 0.70. That one errs by as much as nothing's changing does within one step, and
 then hardly grows: it blurs what costs less than its nats. Where observations weigh more it begins at 0.08, has 0.32 at
 fifteen, and grows past the other by fifty. With a tenth of the training (39 to 100 CPU seconds) the ensemble was at
 1.27 at fifty, above an RSSM's 1.05: it overtook by learning on, and short branches are what a young ensemble needs.
