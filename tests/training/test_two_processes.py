@@ -31,6 +31,7 @@ weights = torch.cat([p.detach().flatten() for p in learner.trained().parameters(
 with open(f"{sys.argv[1]}/{world}-{rank}.json", "w") as file:
     json.dump({"metrics": metrics, "weights": weights, "accelerate": "accelerate" in sys.modules}, file)
 if world > 1:
+    torch.distributed.barrier()  # neither leaves while the other still talks to it
     torch.distributed.destroy_process_group()
 """
 
