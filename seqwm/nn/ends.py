@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from seqwm.core.errors import DataError, RecipeError
-from seqwm.core.strict_yaml import nearest
+from seqwm.core.errors import DataError
 from seqwm.data.problems import Problem
+from seqwm.nn.by_hand import written
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,10 +69,7 @@ def end_rule(environment: str | None) -> EndRule:
     Raises:
         RecipeError: there is none.
     """
-    if environment in _RULES:
-        return _RULES[environment]
-    hint = nearest(str(environment), list(_RULES))
-    raise RecipeError(f"model.ends: no end of {environment!r} was written by hand, {hint}; use 'learned'")
+    return written(_RULES, environment, "model.ends", "end", "learned")
 
 
 def contradicted(rule: EndRule, following: Tensor, terminated: Tensor) -> float:

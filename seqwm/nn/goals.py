@@ -13,8 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqwm.core.errors import RecipeError
-from seqwm.core.strict_yaml import nearest
+from seqwm.nn.by_hand import written
 from seqwm.nn.rewards import RewardRule
 
 
@@ -36,7 +35,4 @@ def goal(environment: str | None) -> RewardRule:
     Raises:
         RecipeError: there is none.
     """
-    if environment in _GOALS:
-        return _GOALS[environment]
-    hint = nearest(str(environment), list(_GOALS))
-    raise RecipeError(f"model.plans_for: no goal of {environment!r} was written by hand, {hint}; use 'reward'")
+    return written(_GOALS, environment, "model.plans_for", "goal", "reward")

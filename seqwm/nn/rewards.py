@@ -14,9 +14,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from seqwm.core.errors import DataError, RecipeError
-from seqwm.core.strict_yaml import nearest
+from seqwm.core.errors import DataError
 from seqwm.data.problems import Problem
+from seqwm.nn.by_hand import written
 from seqwm.nn.ends import CONTRADICTED, inverted_pendulum
 
 RewardRule: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -54,10 +54,7 @@ def reward_rule(environment: str | None) -> RewardRule:
     Raises:
         RecipeError: there is none.
     """
-    if environment in _RULES:
-        return _RULES[environment]
-    hint = nearest(str(environment), list(_RULES))
-    raise RecipeError(f"model.reward: no reward of {environment!r} was written by hand, {hint}; use 'learned'")
+    return written(_RULES, environment, "model.reward", "reward", "learned")
 
 
 def contradicted(rule: RewardRule, observation: Tensor, action: Tensor, following: Tensor, reward: Tensor) -> float:
